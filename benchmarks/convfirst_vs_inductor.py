@@ -1,0 +1,229 @@
+"""Measures tuned ConvFirst blocks against torch.compile, in one run and by one method, and records the rows as JSON.
+
+Both run under PyTorch, on the same weights, as CUDA graphs that rotate through more inputs and outputs than the L2
+cache holds, and are timed turn by turn. The peer of a row is the fastest of Inductor's variants: mode max-autotune or
+default, channels_last or contiguous. Each call's outputs are kept until its next turn, for both.
+
+    python benchmarks/convfirst_vs_inductor.py --batches 256,1,32 --time-limit 480
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(os.cpu_count()))
+
+import cupy
+import torch
+
+from kgen import env
+from kgen.blocks.convfirst import Problem, Weights
+from kgen.cases import Case, make_case
+from kgen.devices import Device, find_device
+from kgen.machine import efficiency
+from kgen.measure import Replay, Timing, long_enough, rotation, time_interleaved
+from kgen.runtime import load
+
+SHAPES = "64x56,96x56,128x28,192x28,256x14,384x14,512x7,768x7"
+OUT = Path(__file__).parent / "results" / "convfirst-nvidia-h200.json"
+MODES = {"max-autotune": "max-autotune-no-cudagraphs", "default": "default"}  # the graph is ours, for both sides
+ALWAYS_BOTH_LAYOUTS = 256  # batches from here on; smaller ones when there is time
+
+
+class ConvFirst(torch.nn.Module):
+    """The block as a PyTorch user writes it, with the weights that kgen folds and rounds."""
+
+    def __init__(self, problem: Problem, folded: Any) -> None:
+        super().__init__()
+        channels, hidden = problem.channels, problem.hidden
+        self.conv = torch.nn.Conv2d(channels, channels, 3, padding=1, groups=channels // 8)
+        self.expand = torch.nn.Conv2d(channels, hidden, 1)
+        self.project = torch.nn.Conv2d(hidden, channels, 1)
+        with torch.no_grad():
+            for name in ("conv", "expand", "project"):
+                layer = getattr(self, name)
+                layer.weight.copy_(torch.from_numpy(getattr(folded, name)).reshape(layer.weight.shape))
+                layer.bias.copy_(torch.from_numpy(getattr(folded, f"{name}_bias")))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.project(torch.nn.functional.silu(self.expand(self.conv(x))))
+
+
+@dataclass
+class Runner:
+    """One contender: its function, and inputs and outputs to rotate through."""
+
+    name: str
+    function: Callable[[torch.Tensor], torch.Tensor]
+    inputs: list[torch.Tensor]
+    outputs: list[torch.Tensor] = field(default_factory=list)
+
+    def capture(self, repeats: int) -> Replay:
+        """A graph that calls the function on every input in turn, ``repeats`` times."""
+        self.outputs = [self.function(x) for x in self.inputs[:3]]  # compiles, on the first call
+        torch.cuda.synchronize()
+        self.outputs = [torch.empty(0) for _ in self.inputs]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(repeats):
+                for at, x in enumerate(self.inputs):
+                    self.outputs[at] = self.function(x)
+        torch.cuda.synchronize()
+        return Replay(lambda stream: graph.replay(), repeats * len(self.inputs))
+
+    def error(self, case: Case, replay: Replay, stream: Any) -> float:
+        """Relative L2 error against float64, the larger of the first and the last output of one more replay."""
+        for y in self.outputs:
+            y.fill_(torch.nan)
+        torch.cuda.synchronize()
+        replay.start(stream)
+        torch.cuda.synchronize()
+        truth = torch.from_numpy(case.reference).cuda()[torch.from_numpy(case.index).cuda()].permute(0, 3, 1, 2)
+        errors = [(y.double() - truth).norm() / truth.norm() for y in (self.outputs[0], self.outputs[-1])]
+        return float(torch.stack(errors).max())  # NaN, if any, is the maximum
+
+
+def inputs_of(case: Case, copies: int, layout: torch.memory_format) -> list[torch.Tensor]:
+    images = torch.from_numpy(case.images[case.index]).cuda().permute(0, 3, 1, 2)
+    return [images.clone(memory_format=layout) for _ in range(copies)]
+
+
+def peers(problem: Problem, case: Case, copies: int, *, contiguous: bool) -> Iterator[Runner]:
+    """Inductor's variants, the likely best ones first."""
+    layouts = {"channels_last": torch.channels_last} | ({"contiguous": torch.contiguous_format} if contiguous else {})
+    for layout_name, layout in layouts.items():
+        module = ConvFirst(problem, case.folded).cuda().half().eval().to(memory_format=layout)
+        inputs = inputs_of(case, copies, layout)
+        for mode_name, mode in MODES.items():
+            torch._dynamo.reset()
+            yield Runner(f"inductor {mode_name} {layout_name}", torch.compile(module, mode=mode, dynamic=False), inputs)
+
+
+def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[str, Any]:
+    """One row: every contender captured, then all timed turn by turn, then all checked."""
+    case = make_case(problem)
+    copies = rotation(2 * case.array_bytes, device.l2_bytes)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        block = load(problem, Weights.random(problem))
+    ours = Runner("kgen", block, inputs_of(case, copies, torch.channels_last))
+    # A peer is captured before the next one compiles, which resets the compiler.
+    contenders = [(ours, captured(ours, stream))]
+    contenders += [(peer, captured(peer, stream)) for peer in peers(problem, case, copies, contiguous=contiguous)]
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
+        timings = time_interleaved([replay for _, replay in contenders], stream, budget_s=0.3 * len(contenders))
+        errors = [runner.error(case, replay, stream) for runner, replay in contenders]
+    return row_of(problem, device, [runner.name for runner, _ in contenders], timings, errors) | {
+        "skipped": [] if contiguous else ["contiguous"],
+        "notes": [str(warning.message) for warning in told if warning.category.__name__ == "KgenWarning"],
+    }
+
+
+def captured(runner: Runner, stream: Any) -> Replay:
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
+        return long_enough(runner.capture, stream)
+
+
+def row_of(
+    problem: Problem, device: Device, names: list[str], timings: tuple[Timing, ...], errors: list[float]
+) -> dict[str, Any]:
+    ours, *others = timings
+    best = min(range(len(others)), key=lambda at: others[at].median_us)
+    return {
+        "problem": problem.to_json(),
+        "peer": names[1 + best],
+        "peer_us": round(others[best].median_us, 3),
+        "kgen_us": round(ours.median_us, 3),
+        "ratio": round(others[best].median_us / ours.median_us, 3),
+        "efficiency": round(efficiency(problem.flops, ours.median_us, device), 4),
+        "error": errors[0],
+        "peer_error": errors[1 + best],
+        "kgen_p20_us": round(ours.p20_us, 3),
+        "kgen_p80_us": round(ours.p80_us, 3),
+        "peers_us": {name: round(timing.median_us, 3) for name, timing in zip(names[1:], others, strict=True)},
+    }
+
+
+def environment(device: Device) -> dict[str, Any]:
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader,nounits"]
+    driver, clock = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+    return {
+        "gpu": device.title,
+        "sms": device.sms,
+        "l2_bytes": device.l2_bytes,
+        "max_sm_clock_mhz": int(clock),
+        "peak_flops": device.peak_flops,
+        "driver": driver,
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "cupy": cupy.__version__,
+        "nvrtc": env.nvrtc_version(),
+        "kgen": env.version(),
+    }
+
+
+def save(out: Path, described: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put the row into the file, in place of one of the same problem; rows from another environment go."""
+    old = json.loads(out.read_text()) if out.exists() else {}
+    rows = old["rows"] if old.get("environment") == described else []
+    rows = [other for other in rows if other["problem"] != row["problem"]] + [row]
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    env.atomic_write(out, json.dumps({"when": when, "environment": described, "rows": rows}, indent=2).encode() + b"\n")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'channels':>8} {'size':>4} {'batch':>5} {'kgen us':>9} {'peer us':>9} {'ratio':>6} {'eff.':>5}  peer"]
+    for row in rows:
+        shape = row["problem"]
+        lines.append(
+            f"{shape['channels']:>8} {shape['height']:>4} {shape['batch']:>5} {row['kgen_us']:>9.2f} "
+            f"{row['peer_us']:>9.2f} {row['ratio']:>6.2f} {row['efficiency']:>5.2f}  {row['peer']}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--batches", default="256,1,32")
+    parser.add_argument("--shapes", default=SHAPES, help="CHANNELSxSIZE, comma-separated")
+    parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds; no new row starts after them")
+    options = parser.parse_args()
+    device = find_device("cuda:0")
+    described = environment(device)
+    shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split(",")]
+    problems = [Problem(int(n), size, size, c) for n in options.batches.split(",") for c, size in shapes]
+    start, rows, lean_s = time.perf_counter(), [], 15.0
+    for done, problem in enumerate(problems):
+        began = time.perf_counter()
+        left_s = options.time_limit - (began - start)
+        if left_s <= 0:
+            print(f"time is up: {len(problems) - done} rows were not measured")
+            break
+        both = problem.batch >= ALWAYS_BOTH_LAYOUTS or left_s > lean_s * (len(problems) - done + 1)
+        with torch.no_grad():
+            row = measure_row(problem, device, contiguous=both)
+        torch.cuda.empty_cache()
+        took_s = time.perf_counter() - began
+        lean_s = 0.5 * lean_s + 0.5 * (took_s / 2 if both else took_s)
+        rows = save(options.out, described, row)
+        print(f"{problem}: ratio {row['ratio']:.2f}, {took_s:.0f} s", flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

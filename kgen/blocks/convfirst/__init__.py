@@ -1,0 +1,28 @@
+"""The convfirst family: grouped 3x3 convolution, expand, activation, project, residual."""
+
+from __future__ import annotations
+
+from kgen.blocks.convfirst.config import ConvFirstConfig as Config
+from kgen.blocks.convfirst.plan import plan
+from kgen.blocks.convfirst.problem import ConvFirst as Problem
+from kgen.blocks.convfirst.reference import float32_forward, layered, reference
+from kgen.blocks.convfirst.space import choices, default_config, draw, favourites, relax
+from kgen.blocks.convfirst.weights import ConvFirstWeights as Weights
+from kgen.blocks.convfirst.weights import fold, pack
+
+__all__ = [
+    "Config",
+    "Problem",
+    "Weights",
+    "choices",
+    "default_config",
+    "draw",
+    "favourites",
+    "float32_forward",
+    "fold",
+    "layered",
+    "pack",
+    "plan",
+    "reference",
+    "relax",
+]

@@ -1,0 +1,159 @@
+"""The convfirst block in NumPy: the float64 truth, the layer-by-layer error yardstick, and a float32 path to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, Activation, ConvFirst
+from kgen.blocks.convfirst.weights import FoldedWeights, check_folded, storage_dtype
+from kgen.blocks.layers import Array
+from kgen.errors import ArrayError
+
+_CHUNK_VALUES = 1 << 22  # values in the largest temporary, so that big batches stay within memory and near the cache
+
+# W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of Computation 23 (1969), 631-637:
+# (numerator, denominator), highest power first, for |x| <= 0.46875, 0.46875 <= |x| <= 4, and |x| >= 4.
+# fmt: off
+_ERF_SMALL = (
+    (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
+    (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
+)
+_ERFC_MIDDLE = (
+    (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
+     8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3),
+    (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
+     3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3),
+)
+_ERFC_LARGE = (
+    (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1,
+     1.60837851487422766e-2, 6.58749161529837803e-4),
+    (1.0, 2.56852019228982242, 1.87295284992346725, 5.27905102951428412e-1, 6.05183413124413191e-2,
+     2.33520497626869185e-3),
+)
+# fmt: on
+
+
+def reference(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
+    """The block in float64 with the rounded weights; ``x`` is (n, height, width, C) in the problem's dtype, any n.
+
+    Raises:
+        ArrayError: ``x`` has another shape or dtype.
+        WeightsError: ``folded`` belongs to another problem.
+    """
+    return _forward(problem, folded, x, np.dtype(np.float64), lambda values: values)
+
+
+def layered(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
+    """The block layer by layer, in the storage dtype: what a framework without fusion would return.
+
+    Convolution, expand before and after the activation, project and the residual sum are each rounded to the storage
+    dtype; sums inside a layer are float64. Its error against :func:`reference` is the yardstick for a kernel's.
+    Shapes and errors are those of :func:`reference`.
+    """
+    storage = storage_dtype(problem)
+
+    def rounding(values: Array) -> Array:
+        return values.astype(storage).astype(np.float64)
+
+    return _forward(problem, folded, x, np.dtype(np.float64), rounding).astype(storage)
+
+
+def float32_forward(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
+    """The block in float32, rounded once at the end to the storage dtype; shapes and errors as :func:`reference`."""
+    result = _forward(problem, folded, x, np.dtype(np.float32), lambda values: values)
+    with np.errstate(over="ignore"):
+        return result.astype(storage_dtype(problem))
+
+
+def erf(x: npt.ArrayLike) -> Array:
+    """The error function, to the last digits of float64 (or float32, when ``x`` is); see the table's source."""
+    values = np.asarray(x)
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    size = np.minimum(np.abs(values), 10)  # erf(10) is 1 already, and squares of larger numbers may overflow
+    result = values.copy()  # NaN stays NaN
+    small, middle, large = size <= 0.46875, (size > 0.46875) & (size <= 4), size > 4
+    result[small] = values[small] * _ratio(_ERF_SMALL, np.square(values[small]))
+    result[middle] = 1 - np.exp(-np.square(size[middle])) * _ratio(_ERFC_MIDDLE, size[middle])
+    tail = 1 / np.square(size[large])
+    correction = np.pi**-0.5 - tail * _ratio(_ERFC_LARGE, tail)
+    result[large] = 1 - np.exp(-np.square(size[large])) / size[large] * correction
+    signed: Array = np.copysign(result, values)
+    return signed
+
+
+def _ratio(table: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -> Array:
+    """A rational function by Horner's rule, in the dtype of ``x``."""
+    numerator, denominator = np.zeros_like(x), np.zeros_like(x)
+    for above, below in zip(*table, strict=True):
+        numerator = numerator * x + above
+        denominator = denominator * x + below
+    return numerator / denominator
+
+
+def _activate(activation: Activation, x: Array) -> Array:
+    result: Array
+    match activation:
+        case "silu":
+            result = x / (1 + np.exp(-x))
+        case "relu":
+            result = np.maximum(x, 0)
+        case "gelu":
+            result = 0.5 * x * (1 + erf(x * 0.5**0.5))
+        case "gelu_tanh":
+            result = 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+        case "identity":
+            result = x
+    return result
+
+
+def _forward(
+    problem: ConvFirst, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Callable[[Array], Array]
+) -> Array:
+    """The block in ``dtype``, every intermediate passed through ``rounding``, in chunks of images and of pixels."""
+    check_folded(problem, folded)
+    _check_input(problem, x)
+    taps = folded.conv.astype(dtype).reshape(-1, GROUP_WIDTH, GROUP_WIDTH * KERNEL_SIZE**2).transpose(0, 2, 1)
+    expand, project = folded.expand.astype(dtype).T, folded.project.astype(dtype).T
+    biases = [bias.astype(dtype) for bias in (folded.conv_bias, folded.expand_bias, folded.project_bias)]
+    images = max(1, _CHUNK_VALUES // (problem.height * problem.width * problem.channels * KERNEL_SIZE**2))
+    pixels = max(1, _CHUNK_VALUES // problem.hidden)
+    y = np.empty(x.shape, dtype)
+    # A large value may overflow the storage dtype, as it does on a GPU; exp(-x) may, and x / inf is the right limit.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for first in range(0, len(x), images):
+            source = x[first : first + images].astype(dtype)
+            z = rounding(_grouped_conv(source, taps) + biases[0]).reshape(-1, problem.channels)
+            source, out = source.reshape(z.shape), y[first : first + images].reshape(z.shape)
+            for rows in (slice(row, row + pixels) for row in range(0, len(z), pixels)):
+                hidden = rounding(_activate(problem.activation, rounding(z[rows] @ expand + biases[1])))
+                block = rounding(hidden @ project + biases[2])
+                out[rows] = rounding(block + source[rows]) if problem.residual else block
+    return y
+
+
+def _grouped_conv(x: Array, taps: Array) -> Array:
+    """3x3 grouped convolution with zero padding 1: x (n, h, w, C), taps (groups, 8 inputs x 9 taps, 8 outputs)."""
+    n, height, width, channels = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (KERNEL_SIZE, KERNEL_SIZE), axis=(1, 2))
+    # [n, h, w, group, input, kh, kw] to [group, pixel, input x tap], one matmul a group
+    grouped = windows.reshape(n * height * width, channels // GROUP_WIDTH, -1).transpose(1, 0, 2)
+    return np.ascontiguousarray((grouped @ taps).transpose(1, 0, 2)).reshape(x.shape)
+
+
+def _check_input(problem: ConvFirst, x: Array) -> None:
+    shape = (problem.height, problem.width, problem.channels)
+    if x.ndim != 4 or x.shape[1:] != shape:
+        raise ArrayError(
+            f"x must have shape (n, {', '.join(map(str, shape))}) for {problem}, but got {x.shape}; "
+            f"pass NHWC activations"
+        )
+    if x.dtype != storage_dtype(problem):
+        raise ArrayError(
+            f"x must have dtype {problem.dtype}, but got {x.dtype}; convert it with astype (ml_dtypes has bfloat16)"
+        )

@@ -1,0 +1,208 @@
+"""The rules a convfirst config must obey; each failure names its rule, the values and the next step."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from kgen.blocks.convfirst import config as options
+from kgen.blocks.convfirst.config import ConvFirstConfig
+from kgen.blocks.convfirst.geometry import MainGeometry, ProjectGeometry
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.devices import Device
+from kgen.errors import InfeasibleError
+
+REGISTER_OVERHEAD = 34
+"""Registers a thread needs for addresses, counters and fragments in flight; measured with NVRTC on sm_90."""
+_CTA_RESERVED_BYTES = 1024
+"""Shared memory the driver keeps per CTA on compute capability 8.0 and later (CUDA programming guide)."""
+_CHOICES = {
+    "boundary": get_args(options.Boundary),
+    "weights": get_args(options.WeightResidency),
+    "grid": get_args(options.Grid),
+    "conv_reuse": get_args(options.ConvReuse),
+    "conv_output": get_args(options.Operand),
+    "sigmoid": get_args(options.Sigmoid),
+}
+
+
+def check(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> None:
+    """Raise InfeasibleError for the first rule that the config breaks."""
+    _check_values(config)
+    main = MainGeometry(problem, config)
+    _check_tile(problem, config, main)
+    _check_channels(problem, config, main)
+    _check_split(config)
+    _check_resources("", main.warps, main.shared_bytes, main.accumulators, config.ctas_per_sm, device)
+    if not main.fused:
+        _check_project(problem, config, device)
+
+
+def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
+    """CTAs that fit on one SM by shared memory and threads."""
+    return min(device.shared_per_sm_bytes // (shared_bytes + _CTA_RESERVED_BYTES), device.threads_per_sm // threads)
+
+
+def _require(holds: bool, rule: str, message: str) -> None:
+    if not holds:
+        raise InfeasibleError(rule, message)
+
+
+def _divides(name: str, part: int, whole: int, whole_name: str) -> None:
+    choices = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else _divisors(whole)
+    _require(
+        part >= 1 and whole % part == 0,
+        name,
+        f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {_listed(choices)}",
+    )
+
+
+def _divisors(whole: int) -> list[int]:
+    return [n for n in range(1, whole + 1) if whole % n == 0]
+
+
+def _listed(values: list[int]) -> str:
+    shown = ", ".join(map(str, values[:12]))
+    return f"({shown}, ...)" if len(values) > 12 else f"({shown})"
+
+
+def _check_values(config: ConvFirstConfig) -> None:
+    for name, value in config.to_json().items():
+        if name in _CHOICES:
+            _require(
+                value in _CHOICES[name],
+                name,
+                f"{name} must be one of {', '.join(_CHOICES[name])}, but got {name}={value!r}; choose one of them",
+            )
+        elif value is not None:
+            _require(
+                isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+                name,
+                f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer",
+            )
+    _require(
+        config.stages >= 2 and (config.project_stages or 2) >= 2,
+        "stages",
+        f"stages must be >= 2, one slot read while another fills, but got stages={config.stages}, "
+        f"project_stages={config.project_stages}; use 2, 3 or 4",
+    )
+
+
+def _check_tile(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry) -> None:
+    fragment = 16 * config.warps_m
+    _require(
+        config.pixels % fragment == 0,
+        "pixels",
+        f"pixels must be a multiple of 16 * warps_m = {fragment}, but got pixels={config.pixels}; "
+        f"use {-(-config.pixels // fragment) * fragment}",
+    )
+    area = config.tile_h * config.tile_w
+    _require(
+        area <= config.pixels,
+        "tile",
+        f"tile_h * tile_w must be at most pixels={config.pixels}, but got {config.tile_h} * {config.tile_w} = {area}; "
+        "shrink the tile or raise pixels",
+    )
+    _require(
+        config.tile_w <= -(-problem.width // 8) * 8,
+        "tile_w",
+        f"tile_w must be at most the width {problem.width} rounded up to 8, but got tile_w={config.tile_w}; "
+        f"use {problem.width}",
+    )
+    if config.conv_reuse == "rows":
+        strip = 2 * main.m_tiles
+        _require(
+            config.tile_w % 8 == 0
+            and config.tile_h % strip == 0
+            and problem.height % config.tile_h == 0
+            and area == config.pixels,
+            "conv_reuse",
+            "conv_reuse='rows' needs strips of 8 columns that tile the image: tile_w a multiple of 8, tile_h a multiple "
+            f"of {strip} that divides height {problem.height}, and tile_h * tile_w = pixels, but got "
+            f"tile_h={config.tile_h}, tile_w={config.tile_w}, pixels={config.pixels}; use conv_reuse='none'",
+        )
+
+
+def _check_channels(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry) -> None:
+    _multiple("channel_chunk", config.channel_chunk, 16)
+    _divides("channel_chunk", config.channel_chunk, problem.channels, "channels")
+    _divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
+    _multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
+    _divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
+    _divides("out_split", config.out_split, problem.channels // 16, "channels / 16")
+    if main.fused:
+        _divides("warps_n", config.warps_n, problem.channels // config.out_split // 16, "output blocks of one CTA")
+
+
+def _multiple(name: str, value: int, unit: int) -> None:
+    _require(
+        value % unit == 0,
+        name,
+        f"{name} must be a multiple of {unit} (one 16-channel block a warp), but got {name}={value}; use {unit}",
+    )
+
+
+def _check_split(config: ConvFirstConfig) -> None:
+    project = {name: value for name, value in config.to_json().items() if name.startswith("project_")}
+    fused = config.boundary == "fused"
+    missing = sorted(name for name, value in project.items() if (value is None) != fused)
+    _require(
+        not missing,
+        "boundary",
+        f"the project_* fields must be {'None when fused' if fused else 'set when split'}, but "
+        f"{', '.join(missing)} {'is not' if fused else 'is None'}; {'clear' if fused else 'set'} them",
+    )
+    _require(
+        not fused or config.hidden_split == 1,
+        "hidden_split",
+        f"hidden_split must be 1 when fused, but got hidden_split={config.hidden_split}; use boundary='split'",
+    )
+
+
+def _check_project(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> None:
+    project = ProjectGeometry.of(problem, config)
+    if project is None:
+        return
+    fragment = 16 * project.warps_m
+    _require(
+        project.pixels % fragment == 0,
+        "project_pixels",
+        f"project_pixels must be a multiple of 16 * project_warps_m = {fragment}, but got "
+        f"project_pixels={project.pixels}; use {-(-project.pixels // fragment) * fragment}",
+    )
+    _multiple("project_chunk", project.chunk, 16 * project.warps_k)
+    _divides("project_chunk", project.chunk, problem.hidden, "hidden")
+    _divides("project_warps_n", project.warps_n, project.outputs // 16, "output blocks of one CTA")
+    _check_resources("project_", project.warps, project.shared_bytes, project.accumulators, 1, device)
+
+
+def _check_resources(
+    prefix: str, warps: int, shared_bytes: int, accumulators: int, wanted_ctas: int, device: Device
+) -> None:
+    threads = 32 * warps
+    _require(
+        threads <= 1024,
+        f"{prefix}threads",
+        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; "
+        "use fewer warps",
+    )
+    _require(
+        shared_bytes <= device.shared_per_cta_bytes,
+        f"{prefix}shared_memory",
+        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
+        f"needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
+    )
+    resident = ctas_per_sm(shared_bytes, threads, device)
+    _require(
+        wanted_ctas <= resident,
+        "ctas_per_sm",
+        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads a CTA "
+        f"allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
+    )
+    limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
+    needed = accumulators + REGISTER_OVERHEAD
+    _require(
+        needed <= limit,
+        f"{prefix}registers",
+        f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config needs "
+        f"about {needed}; use fewer pixels or chunks a warp, or more warps",
+    )

@@ -1,0 +1,45 @@
+"""The command line: ``kgen devices | tune | check | explain | show``.
+
+Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
+sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from kgen.cli.check import check_app
+from kgen.cli.explain import explain_app
+from kgen.cli.listing import devices, show
+from kgen.cli.tune import tune_app
+from kgen.errors import KgenError
+
+app = typer.Typer(
+    name="kgen",
+    help="Generate, tune and check fused convnet block kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(devices)
+app.add_typer(tune_app, name="tune")
+app.add_typer(check_app, name="check")
+app.add_typer(explain_app, name="explain")
+app.command()(show)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend becomes one sentence and exit code 2."""
+    warnings.showwarning = _warn
+    try:
+        app()
+    except KgenError as error:
+        print(f"kgen: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"kgen: warning: {message}", file=sys.stderr)

@@ -1,0 +1,138 @@
+"""Loading a program's cubin and launching its kernels with little overhead.
+
+A launch costs about one driver call per kernel: parameters are packed into memory that lives as long as the program,
+and the driver is called directly instead of through CuPy's argument conversion.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+
+from kgen.compile import Cubin
+from kgen.errors import DeviceError, KgenError
+from kgen.machine import Program
+
+_PARAMETERS = struct.Struct("QQQQi")  # x, weights, hidden, y, batch: the signature that every kernel shares
+_OFFSETS = (0, 8, 16, 24, 32)
+_ALL_SHARED = 100  # the carveout, in percent: kernels stage everything themselves and need no L1
+
+
+class LaunchError(KgenError):
+    """The driver refused to load or launch a kernel."""
+
+
+class _ParameterBlock:
+    """Memory that kernel parameters are packed into; the driver copies them during each launch."""
+
+    def __init__(self) -> None:
+        self.values = bytearray(_PARAMETERS.size)
+        self._view = (ctypes.c_char * _PARAMETERS.size).from_buffer(self.values)
+        base = ctypes.addressof(self._view)
+        self._pointers = (ctypes.c_void_p * len(_OFFSETS))(*(base + offset for offset in _OFFSETS))
+        self.address = ctypes.addressof(self._pointers)
+
+
+class _Thread(threading.local):
+    """What a thread remembers: whether it has made a CUDA context current, without which no driver call works."""
+
+    bound = False
+
+
+class LoadedProgram:
+    """A program's kernels, loaded on its device and ready to launch.
+
+    Threads may share it: one launch at a time queues its kernels, so that those of two launches never interleave.
+
+    Raises:
+        DeviceError: the program was planned for a GPU that is not in this machine.
+        LaunchError: the driver rejects the cubin or a kernel's shared memory.
+    """
+
+    def __init__(self, program: Program, cubin: Cubin) -> None:
+        ordinal = program.device.ordinal
+        if ordinal is None:
+            raise DeviceError(
+                f"kernels run on a local GPU only, but {program.device.name} names a datasheet; "
+                "choose a device such as cuda:0"
+            )
+        from cupy.cuda import Device
+        from cupy.cuda.function import Module
+        from cupy_backends.cuda.api import driver, runtime
+
+        self.program = program
+        self.ordinal = ordinal
+        self._driver_error: type[Exception] = driver.CUDADriverError
+        self._launch_kernel = driver.launchKernel
+        self._get_device = runtime.getDevice
+        self._set_device = runtime.setDevice
+        self._parameters = _ParameterBlock()
+        self._lock = threading.Lock()
+        self._thread = _Thread()
+        self._module = Module()
+        try:
+            with Device(ordinal):
+                self._module.load(cubin.data)
+                self._kernels = tuple(
+                    (
+                        self._function(kernel.symbol, kernel.shared_bytes),
+                        kernel.grid,
+                        kernel.threads,
+                        kernel.shared_bytes,
+                    )
+                    for kernel in program.kernels
+                )
+        except driver.CUDADriverError as error:
+            raise LaunchError(
+                f"{program.device.title} rejects the kernels of {program.problem} with {error}; compile for "
+                f"{program.device.arch}, or choose another config"
+            ) from error
+
+    def _function(self, symbol: str, shared_bytes: int) -> int:
+        """Handle of one kernel, allowed to use ``shared_bytes`` of dynamic shared memory; the module owns it."""
+        from cupy_backends.cuda.api import driver
+
+        handle = int(self._module.get_function(symbol).ptr)
+        driver.funcSetAttribute(handle, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+        driver.funcSetAttribute(handle, driver.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, _ALL_SHARED)
+        return handle
+
+    def launch(
+        self, x_pointer: int, weights_pointer: int, hidden_pointer: int, y_pointer: int, batch: int, stream_pointer: int
+    ) -> None:
+        """Queue all kernels, in order, on one stream; pointers are device addresses, 16-byte aligned.
+
+        ``hidden_pointer`` is a workspace of ``program.workspace_bytes``, or 0 for a program without one.
+
+        Raises:
+            LaunchError: the driver refuses the launch.
+        """
+        if not self._thread.bound or self._get_device() != self.ordinal:
+            self._launch_elsewhere(x_pointer, weights_pointer, hidden_pointer, y_pointer, batch, stream_pointer)
+            return
+        launch_kernel, address = self._launch_kernel, self._parameters.address
+        try:
+            with self._lock:  # the driver is called without the GIL
+                _PARAMETERS.pack_into(
+                    self._parameters.values, 0, x_pointer, weights_pointer, hidden_pointer, y_pointer, batch
+                )
+                for handle, grid, threads, shared_bytes in self._kernels:
+                    launch_kernel(handle, grid, 1, 1, threads, 1, 1, shared_bytes, stream_pointer, address, 0)
+        except self._driver_error as error:
+            raise LaunchError(
+                f"the driver refuses to launch the kernels of {self.program.problem} with {error}; "
+                "check that the stream belongs to the block's device and that no earlier kernel failed"
+            ) from error
+
+    def _launch_elsewhere(self, *arguments: int) -> None:
+        """Launch from a thread that has not touched the device yet, or whose current device is another one."""
+        previous = self._get_device()
+        # A driver call needs a current context, which the runtime creates and binds on setDevice.
+        self._set_device(self.ordinal)
+        self._thread.bound = True
+        try:
+            self.launch(*arguments)
+        finally:
+            if previous != self.ordinal:
+                self._set_device(previous)

@@ -1,0 +1,166 @@
+"""Tuned configs: saving one, and finding the one for a problem in the caller's, the user's and the packaged folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kgen.blocks import family
+from kgen.devices import Device
+from kgen.env import atomic_write, nvrtc_version, user_tuned_dir, version
+from kgen.errors import InfeasibleError, ProblemError, TunedConfigError
+from kgen.tuned_file import Environment, Measurement, TunedEntry, TunedFile, TunedProblem, load_file, order
+
+__all__ = ["Environment", "Lookup", "Measurement", "TunedEntry", "TunedFile", "load_file", "lookup", "save"]
+
+_LOCK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """An entry found for the problem ``asked``, and the file it comes from.
+
+    ``exact``: the entry is of that very problem, else of the nearest one whose config can run it. ``stale``: it was
+    tuned with other templates than the present ones.
+    """
+
+    entry: TunedEntry
+    path: Path
+    exact: bool
+    stale: bool
+    asked: TunedProblem
+
+    def sentence(self) -> str | None:
+        """What the user should know of the entry; None when it is exact and fresh."""
+        stale = "was tuned with other templates than the present ones" if self.stale else ""
+        if self.exact:
+            return f"the tuned config for {self.asked} in {self.path} {stale}; tune it again" if stale else None
+        nearest = f"{self.asked} has no tuned config for this GPU, so the nearest one is used, {self.entry.problem}"
+        return f"{nearest} in {self.path}{f', which {stale}' if stale else ''}; tune it for more speed"
+
+
+def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
+    """Put ``entry`` into the file of its block and GPU in ``folder`` (default: the user's); returns the file's path.
+
+    Only an entry of the same problem is replaced. Savers in other processes wait for each other, and a crash leaves
+    the file as it was.
+
+    Raises:
+        TunedConfigError: the folder cannot be written, or the file there is corrupt; it is then left untouched.
+    """
+    path = _file(user_tuned_dir() if folder is None else folder, entry.problem, device)
+    environment = _environment(entry, device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
+            old = load_file(path) if path.exists() else TunedFile(entry.problem.family, environment, ())
+            atomic_write(path, replace(old, environment=environment).with_entry(entry).dump())
+    except Timeout as error:
+        raise TunedConfigError(
+            f"tuned config file {path} must be free to write within {_LOCK_TIMEOUT_S:g} s, but another process holds "
+            f"its lock; end that process and save again"
+        ) from error
+    except OSError as error:
+        raise TunedConfigError(
+            f"tuned config folder {path.parent} must be writable, but writing {path.name} failed "
+            f"({error.strerror or type(error).__name__}); choose another folder"
+        ) from error
+    return path
+
+
+def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) -> Lookup | None:
+    """The tuned entry to use for ``problem`` on ``device``, None when no entry's config can run it.
+
+    Files are those of ``folder``, of the user and of the package. A fresh entry of the problem itself is best, then a
+    stale one, then the nearest problem's, fresh before stale; earlier folders win among equals.
+
+    Raises:
+        TunedConfigError: one of the files is corrupt.
+    """
+    found = list(_entries(problem, device, folder))
+    ranked = sorted(range(len(found)), key=lambda i: (*_rank(found[i]), i))
+    return next((found[i] for i in ranked if _feasible(found[i], device)), None)
+
+
+def _entries(problem: TunedProblem, device: Device, folder: Path | None) -> Iterator[Lookup]:
+    """Every entry of the problem's block and this GPU, folder by folder."""
+    digest = _template_digest(problem.family)
+    for place in (folder, user_tuned_dir(), packaged_dir()):
+        path = None if place is None else _file(place, problem, device)
+        if path is not None and _present(path):
+            for entry in load_file(path).entries:
+                yield Lookup(entry, path, entry.problem == problem, entry.template_digest != digest, problem)
+
+
+def _present(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True  # reading it will say what is wrong
+
+
+def _rank(found: Lookup) -> tuple[bool, bool, float, int, tuple[object, ...]]:
+    """Least is best; among problems at the same distance, the one that agrees in more fields."""
+    asked, tuned = found.asked.to_json(), found.entry.problem.to_json()
+    differing = sum(asked[name] != tuned[name] for name in asked)
+    distance = round(_distance(found.asked, found.entry.problem), 6)  # so that rounding does not decide between equals
+    return not found.exact, found.stale, distance, differing, order(found.entry.problem)
+
+
+def _distance(one: TunedProblem, other: TunedProblem) -> float:
+    """Euclidean distance of log2 (channels, pixels of an image, batch, expansion)."""
+
+    def coordinates(problem: TunedProblem) -> tuple[float, ...]:
+        sizes = (problem.channels, problem.height * problem.width, problem.batch, problem.expansion)
+        return tuple(math.log2(size) for size in sizes)
+
+    return math.dist(coordinates(one), coordinates(other))
+
+
+def _feasible(found: Lookup, device: Device) -> bool:
+    try:
+        family(found.asked.family).plan(found.asked, found.entry.config, device)
+    except (InfeasibleError, ProblemError):
+        return False
+    return True
+
+
+def packaged_dir() -> Path:
+    """The folder of tuned configs that come with kgen."""
+    return Path(str(resources.files("kgen.tuned_configs")))
+
+
+def _file(folder: Path, problem: TunedProblem, device: Device) -> Path:
+    return folder / problem.family / f"{device.slug}.json"
+
+
+def _template_digest(block: str) -> str:
+    from kgen.render import template_digest  # here, since the template engine is slow to import
+
+    return template_digest(block)
+
+
+def _environment(entry: TunedEntry, device: Device) -> Environment:
+    return Environment(
+        gpu=device.title,
+        arch=device.arch,
+        sms=device.sms,
+        clock_mhz=device.clock_mhz,
+        driver=_driver_version() if device.ordinal is not None else None,
+        nvrtc=nvrtc_version(),
+        kgen=version(),
+        template_digest=entry.template_digest,
+    )
+
+
+def _driver_version() -> str:
+    """The CUDA version that the installed driver offers, such as ``"13.0"``."""
+    from cupy_backends.cuda.api import runtime
+
+    number = int(runtime.driverGetVersion())
+    return f"{number // 1000}.{number % 1000 // 10}"

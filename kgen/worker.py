@@ -1,0 +1,217 @@
+"""Candidates are verified and timed in a child process, which may crash or hang without taking the tuner down.
+
+The child is a plain interpreter in a session of its own, so that Ctrl-C reaches the parent alone. It speaks over a
+socket, which closes when the parent dies, however it dies; the child then exits, whatever it is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from kgen.cases import cached_case
+from kgen.devices import Device
+from kgen.errors import DeviceError
+from kgen.jobs import Job, Outcome, Result, run_job
+
+__all__ = ["Job", "Outcome", "Result", "Worker"]
+
+_START_LIMIT_S = 120.0
+_PREPARE_LIMIT_S = 600.0
+_DYING_LIMIT_S = 10.0  # a dying process may have a GPU context to tear down, or a core to dump
+_SERVE = "from kgen.worker import serve; serve({handle}, {ordinal})"
+_READY, _PREPARED = "ready", "prepared"
+
+
+class Worker:
+    """One child process that runs jobs, replaced whenever it hangs or dies; use it as a context manager.
+
+    A device without an ordinal makes an emulator worker: candidates are verified on the CPU and not timed.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._child: _Child | None = _Child(device)
+
+    def run(self, job: Job, timeout_s: float) -> Result:
+        """Run one job. A bad candidate never raises: its result says what happened.
+
+        ``timeout_s`` limits the candidate alone, not the child's start or the float64 reference of a new problem.
+
+        Raises:
+            DeviceError: the child cannot start at all, as when the GPU is gone.
+        """
+        child = self._child = self._child or _Child(self._device)
+        start = time.perf_counter()
+        try:
+            self._await_start(child)
+            result = self._ask(child, job, timeout_s)
+        except BaseException:  # Ctrl-C too: the reply to an abandoned job must not be taken for the next one's
+            self.close()
+            raise
+        return replace(result, seconds=time.perf_counter() - start)
+
+    def _await_start(self, child: _Child) -> None:
+        try:
+            child.await_start(_START_LIMIT_S)
+        except (EOFError, OSError, TimeoutError):
+            raise DeviceError(
+                f"a worker process for {self._device.name} must start, but it ended with {child.epitaph()}; "
+                "check the GPU and its driver with nvidia-smi"
+            ) from None
+
+    def _ask(self, child: _Child, job: Job, timeout_s: float) -> Result:
+        limit_s = _PREPARE_LIMIT_S
+        try:
+            child.send(job)
+            child.receive(limit_s)  # prepared
+            limit_s = timeout_s
+            reply: _Reply = child.receive(limit_s)
+        except TimeoutError:
+            self.close()
+            return Result(Outcome.TIMEOUT, f"a candidate must finish within {limit_s:g} s, but it was still running")
+        except (EOFError, OSError, pickle.UnpicklingError):
+            epitaph = child.epitaph()
+            self.close()
+            return Result(Outcome.CRASHED, f"a candidate must not end its worker process, but it ended with {epitaph}")
+        if not reply.healthy:
+            self.close()
+        return reply.result
+
+    def close(self) -> None:
+        """End the child; idempotent, and a later :meth:`run` starts another one."""
+        if self._child is not None:
+            self._child.bury()
+            self._child = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A result, and whether the child can take another job: an illegal GPU access spoils its CUDA context."""
+
+    result: Result
+    healthy: bool
+
+
+class _Child:
+    """The child process as the parent sees it."""
+
+    def __init__(self, device: Device) -> None:
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by bury)
+        self._pipe, theirs = Pipe()
+        serve_call = _SERVE.format(handle=theirs.fileno(), ordinal=device.ordinal)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {serve_call}"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DeviceError(f"a worker process could not be started ({error}); free some memory") from None
+        finally:
+            theirs.close()
+        self._started = False
+
+    def await_start(self, timeout_s: float) -> None:
+        """Wait until the child is ready for jobs; TimeoutError, EOFError or OSError when it is not."""
+        if not self._started:
+            self.receive(timeout_s)
+            self._started = True
+
+    def send(self, job: Job) -> None:
+        """Send a job; OSError when the child is gone."""
+        self._pipe.send(job)
+
+    def receive(self, timeout_s: float) -> Any:
+        """The child's next message; TimeoutError when it takes longer, EOFError or OSError when the child is gone."""
+        if not self._pipe.poll(timeout_s):
+            raise TimeoutError
+        return self._pipe.recv()
+
+    def epitaph(self) -> str:
+        """How a dying process ended, with the last line it wrote."""
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines()
+        said = next((f" ({line.strip()})" for line in reversed(lines) if line.strip()), "")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_DYING_LIMIT_S)
+            return (signal.Signals(-code).name if code < 0 else f"exit code {code}") + said
+        return f"no answer{said}"
+
+    def bury(self) -> None:
+        """Kill the process; a kernel that hangs the driver too is left behind."""
+        self._pipe.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING_LIMIT_S)
+        self._said.close()
+
+
+def serve(handle: int, ordinal: int | None) -> None:
+    """What the child runs: jobs in, replies out, until the parent closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe: Connection[Any, Any] = Connection(handle)
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(pipe, jobs), daemon=True).start()
+    if ordinal is not None:
+        from cupy_backends.cuda.api import runtime
+
+        runtime.setDevice(ordinal)
+        runtime.deviceSynchronize()
+    pipe.send(_READY)
+    while True:
+        job = jobs.get()
+        if ordinal is not None:
+            cached_case(job.problem)
+        pipe.send(_PREPARED)
+        result = run_job(job)
+        pipe.send(_Reply(result, result.outcome is Outcome.OK or _healthy(ordinal)))
+
+
+def _read_jobs(pipe: Connection[Any, Any], jobs: queue.SimpleQueue[Job]) -> None:
+    """Reading in a thread notices the parent's death while the main thread waits for a kernel that never ends."""
+    while True:
+        try:
+            jobs.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+
+def _healthy(ordinal: int | None) -> bool:
+    """Whether the CUDA context survived: an illegal access makes every later call fail."""
+    if ordinal is None:
+        return True
+    from cupy_backends.cuda.api import runtime
+
+    try:
+        runtime.deviceSynchronize()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""One candidate's way: render and compile ahead in the pool, then check resources, verify, and measure or model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from kgen.compile import Cubin, Resources
+from kgen.devices import Device
+from kgen.errors import KgenError
+from kgen.machine import Program, efficiency
+from kgen.model import predict_us
+from kgen.render import Source, render
+from kgen.tuned import Measurement
+from kgen.worker import Job, Outcome, Result
+
+COMPILE_LIMIT_S = 120.0
+MEASURE_LIMIT_S = 60.0
+EMULATE_LIMIT_S = 90.0
+
+
+class Pool(Protocol):
+    """What a search needs of :class:`kgen.compile.CompilePool`."""
+
+    def submit(self, source: Source, arch: str) -> Future[Cubin]: ...
+
+
+class Verifier(Protocol):
+    """What a search needs of :class:`kgen.worker.Worker`."""
+
+    def run(self, job: Job, timeout_s: float) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of one config. ``efficiency`` is the objective, None unless the outcome is OK.
+
+    ``verified`` is False for a modelled config that was not worth verifying because a verified one is better by model.
+    ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    rule: str | None = None
+    efficiency: float | None = None
+    verified: bool = False
+    compiled: bool = False
+    predicted_us: float | None = None
+    compile_s: float | None = None
+    registers: Mapping[str, int] = field(default_factory=dict)
+    spill_bytes: int | None = None
+    measured: Measurement | None = None
+    error: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The outcome, with the rule that a config breaks: the key under which failures are counted."""
+        return f"{self.outcome.value}:{self.rule}" if self.rule else self.outcome.value
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Trial attributes of JSON types; fields that are unknown are left out."""
+        return {
+            name: value for name, value in (asdict(self) | {"outcome": self.outcome.value}).items() if value is not None
+        }
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Evaluation:
+        """Inverse of :meth:`to_attrs`; other attributes of the trial are ignored."""
+        values = {name: attrs[name] for name in cls.__dataclass_fields__ if name in attrs}
+        measured = values.get("measured")
+        values["measured"] = Measurement(**measured) if measured else None
+        return cls(**{**values, "outcome": Outcome(values["outcome"])})
+
+
+class Bench:
+    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled."""
+
+    def __init__(self, device: Device, pool: Pool, worker: Verifier) -> None:
+        self._device = device
+        self._pool = pool
+        self._worker = worker
+
+    @property
+    def measures(self) -> bool:
+        """Whether times come from a GPU."""
+        return self._device.ordinal is not None
+
+    def start(self, program: Program) -> Future[Cubin]:
+        """Render ``program`` and have it compiled while other candidates are measured."""
+        return self._pool.submit(render(program), self._device.arch)
+
+    def finish(
+        self, program: Program, future: Future[Cubin], *, best_efficiency: float | None, may_spill: bool
+    ) -> Evaluation:
+        """Evaluate a started candidate. It never raises for a bad one: the outcome says what is wrong with it."""
+        try:
+            cubin = future.result(timeout=COMPILE_LIMIT_S)
+        except FutureTimeoutError:
+            return Evaluation(Outcome.TIMEOUT, f"compiling took longer than {COMPILE_LIMIT_S:g} s", compiled=True)
+        except KgenError as error:
+            return Evaluation(Outcome.COMPILE_FAILED, str(error), compiled=True)
+        known: dict[str, Any] = {
+            "compiled": True,
+            "compile_s": cubin.seconds,
+            "registers": {symbol: resources.registers for symbol, resources in cubin.resources.items()},
+            "spill_bytes": _spill_bytes(cubin.resources),
+            "predicted_us": predict_us(program, cubin.resources),
+        }
+        if known["spill_bytes"] and not may_spill:
+            reason = f"a kernel must fit its registers, but the compiler spilled {known['spill_bytes']} bytes"
+            return Evaluation(Outcome.INFEASIBLE, reason, "spills", **known)
+        return self._run(program, cubin, best_efficiency, known)
+
+    def _run(self, program: Program, cubin: Cubin, best_efficiency: float | None, known: dict[str, Any]) -> Evaluation:
+        modelled = efficiency(program.problem.flops, known["predicted_us"], self._device)
+        if not self.measures and best_efficiency is not None and modelled <= best_efficiency:
+            return Evaluation(Outcome.OK, efficiency=modelled, **known)
+        job = Job(program.problem, program.config, self._device, cubin)
+        result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
+        known |= {"measured": result.measured, "error": result.error}
+        if result.outcome is not Outcome.OK:
+            return Evaluation(result.outcome, result.reason, **known)
+        objective = result.measured.efficiency if result.measured else modelled
+        return Evaluation(Outcome.OK, efficiency=objective, verified=True, **known)
+
+
+def _spill_bytes(resources: Mapping[str, Resources]) -> int:
+    return sum(one.spill_store_bytes + one.spill_load_bytes for one in resources.values())

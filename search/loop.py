@@ -1,0 +1,202 @@
+"""The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
+
+A trial ends COMPLETE with its efficiency, PRUNED when its config has none (the outcome says why), or FAIL when it was
+interrupted or repeats a candidate under way, which the sampler ignores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import optuna
+from kgen.search.evaluate import Bench, Evaluation
+from kgen.search.history import DUPLICATE_OF, History, Known, config_key
+from kgen.search.progress import Report, Snapshot
+from kgen.search.space import SearchSpace
+from kgen.search.storage import SEEDED
+from optuna.trial import TrialState
+
+from kgen.compile import Cubin
+from kgen.errors import InfeasibleError
+from kgen.machine import Config, Program
+from kgen.worker import Outcome
+
+MAX_MISSES = 60
+"""Proposals in a row without a new feasible config after which the space counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search stops: ``trials`` compiled candidates in the study, or ``timeout_s`` seconds of this run."""
+
+    trials: int
+    timeout_s: float
+    ahead: int
+    """Candidates compiled ahead of the one that is evaluated."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    trial: optuna.Trial
+    config: Config
+    program: Program
+    cubin: Future[Cubin]
+
+
+class Search:
+    """One run of a study. ``plan`` makes a config's program; ``improved`` hears of every new best one."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        plan: Callable[[Config], Program],
+        bench: Bench,
+        history: History,
+        limits: Limits,
+        *,
+        report: Report,
+        improved: Callable[[Search], object],
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._plan = plan
+        self._bench = bench
+        self.history = history
+        self._limits = limits
+        self._report = report
+        self._improved = improved
+        self._queue: deque[_Candidate] = deque()
+        self._misses = 0
+        self._start_s = time.monotonic()
+        self._new = 0
+
+    def seed(self, configs: Sequence[Config]) -> None:
+        """Enqueue configs to try first; they may spill, since something has to be there to compare with."""
+        for config in configs:
+            params = self._space.params(config)
+            if params is not None and self.history.get(config) is None:
+                self._study.enqueue_trial(params, user_attrs={SEEDED: True}, skip_if_exists=True)
+
+    def run(self) -> None:
+        """Search until a limit is reached; a time limit lets the search go on to its first verified config."""
+        self._tell_progress()
+        self._fill()
+        while self._queue and (self._in_time() or self.history.best is None):
+            self._finish(self._queue.popleft())
+            self._fill()
+            self._tell_progress()
+        for candidate in self._queue:
+            candidate.cubin.cancel()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds the study was searched for, by this run and those before."""
+        return self.history.seconds + time.monotonic() - self._start_s
+
+    def _in_time(self) -> bool:
+        return time.monotonic() - self._start_s < self._limits.timeout_s
+
+    def _fill(self) -> None:
+        while (
+            len(self._queue) < self._limits.ahead
+            and self.history.evaluated + len(self._queue) < self._limits.trials
+            and self._misses < MAX_MISSES
+            and self._in_time()
+        ):
+            self._propose()
+
+    def _propose(self) -> None:
+        trial = self._study.ask()
+        config = self._space.suggest(trial)
+        trial.set_user_attr("config", config.to_json())
+        known = self.history.get(config)
+        if known is not None:
+            self._repeat(trial, known)
+        elif any(candidate.config == config for candidate in self._queue):
+            trial.set_user_attr("reason", "the same config is being evaluated")
+            self._study.tell(trial, state=TrialState.FAIL)
+            self._replace(config)
+        else:
+            self._queue_or_prune(trial, config)
+
+    def _queue_or_prune(self, trial: optuna.Trial, config: Config) -> None:
+        try:
+            program = self._plan(config)
+        except InfeasibleError as error:
+            self._record(trial, config, Evaluation(Outcome.INFEASIBLE, str(error), error.rule))
+            self._replace(config)
+            return
+        self._misses = 0
+        self._queue.append(_Candidate(trial, config, program, self._bench.start(program)))
+
+    def _finish(self, candidate: _Candidate) -> None:
+        evaluation = self._bench.finish(
+            candidate.program,
+            candidate.cubin,
+            best_efficiency=self.history.best_efficiency,
+            may_spill=SEEDED in candidate.trial.user_attrs,
+        )
+        self._new += 1
+        self._record(candidate.trial, candidate.config, evaluation)
+
+    def _record(self, trial: optuna.Trial, config: Config, evaluation: Evaluation) -> None:
+        for name, value in evaluation.to_attrs().items():
+            trial.set_user_attr(name, value)
+        trial.set_user_attr("search_s", round(self.seconds, 3))
+        self._tell(trial, evaluation)
+        if self.history.add(trial.number, config, evaluation):
+            self._improved(self)
+
+    def _repeat(self, trial: optuna.Trial, known: Known) -> None:
+        """Answer a proposal of an evaluated config from the record, and try something new in its place."""
+        trial.set_user_attr(DUPLICATE_OF, known.number)
+        trial.set_user_attr("outcome", known.evaluation.outcome.value)
+        self._tell(trial, known.evaluation)
+        self._replace(known.config)
+
+    def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
+        if evaluation.outcome is Outcome.OK:
+            self._study.tell(trial, evaluation.efficiency)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _replace(self, config: Config) -> None:
+        """Enqueue a feasible config that was not tried yet, near ``config`` or else near the best one."""
+        self._misses += 1
+        if self._space.feasible(config):
+            other = self._space.neighbour(config, self._is_new)
+        else:
+            other = self._space.nearest(config, self._feasible(), self._is_new)
+        if other is None and self.history.best is not None:
+            other = self._space.neighbour(self.history.best.config, self._is_new)
+        params = self._space.params(other) if other is not None else None
+        if params is not None:
+            self._study.enqueue_trial(params, user_attrs={"replaces": config_key(config)})
+
+    def _feasible(self) -> list[Config]:
+        return [*self.history.feasible, *(candidate.config for candidate in self._queue)]
+
+    def _is_new(self, config: Config) -> bool:
+        return self.history.get(config) is None and all(config != candidate.config for candidate in self._queue)
+
+    def _tell_progress(self) -> None:
+        best = self.history.best.evaluation if self.history.best else None
+        self._report(
+            Snapshot(
+                done=self.history.evaluated,
+                trials=self._limits.trials,
+                ahead=len(self._queue),
+                best_us=best and (best.measured.median_us if best.measured else best.predicted_us),
+                best_efficiency=self.history.best_efficiency,
+                failures=dict(self.history.failures),
+                elapsed_s=time.monotonic() - self._start_s,
+                timeout_s=self._limits.timeout_s,
+                measured=self._bench.measures,
+                new=self._new,
+            )
+        )

@@ -1,0 +1,227 @@
+"""tune(): one search, from a problem and a device to a saved entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from kgen.search.evaluate import Bench
+from kgen.search.history import History, Known
+from kgen.search.loop import Limits, Search
+from kgen.search.progress import Report, silent
+from kgen.search.space import SearchSpace
+from kgen.search.storage import open_study
+
+from kgen import env, tuned
+from kgen.blocks import family
+from kgen.compile import INSTALL, CompilePool
+from kgen.devices import Device
+from kgen.emulator.toolchain import find_compiler
+from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
+from kgen.machine import Config, Program, attainable_efficiency, intensity
+from kgen.render import template_digest
+from kgen.tuned import TunedEntry
+from kgen.tuned_file import TunedProblem
+from kgen.worker import Worker
+
+FAVOURITES = 16
+_STARTUP_TRIALS = 24
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best entry of a search and the file it went to; ``kept`` is a better one that was there and stayed."""
+
+    entry: TunedEntry
+    path: Path
+    kept: TunedEntry | None
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a search; ``found`` is the best so far, saved already, or None when nothing was verified yet."""
+
+    def __init__(self, found: Found | None) -> None:
+        super().__init__("the search was interrupted")
+        self.found = found
+
+
+def tune(
+    problem: TunedProblem,
+    device: Device,
+    *,
+    trials: int,
+    timeout_s: float,
+    out: Path | None = None,
+    storage: str | None = None,
+    seed: int = 0,
+    progress: Report = silent,
+) -> TunedEntry:
+    """Search for the config of highest computational efficiency and save it in ``out`` (the user's folder by default).
+
+    With a local GPU, candidates are verified and measured on it. For a named device they are compiled and ranked by the
+    performance model, and those that would be the best are verified in the emulator. The search ends when the study
+    holds ``trials`` compiled candidates, those of earlier runs included, or after ``timeout_s`` seconds; a candidate
+    under way is finished. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
+
+    Raises:
+        SearchInterrupted: Ctrl-C; what was found is saved.
+        StudyError: the storage cannot be used, or no config passed.
+        TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
+        CompileError: the compiler, or the emulator's host compiler, is missing.
+        ProblemError: ``trials`` or ``timeout_s`` is not positive.
+    """
+    return find(
+        problem, device, trials=trials, timeout_s=timeout_s, out=out, storage=storage, seed=seed, progress=progress
+    ).entry
+
+
+def find(
+    problem: TunedProblem,
+    device: Device,
+    *,
+    trials: int,
+    timeout_s: float,
+    out: Path | None,
+    storage: str | None,
+    seed: int,
+    progress: Report,
+) -> Found:
+    """:func:`tune`, which says more of what it found."""
+    for name, value in (("trials", trials), ("timeout", timeout_s)):
+        if not value > 0:
+            raise ProblemError(f"{name} must be greater than 0, but got {name}={value:g}; pass a larger number")
+    _check_tools(device)
+    saver = _Saver(problem, device, out)
+    kind = family(problem.family)
+    seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
+    choices = _with_values_of(seeds, kind.choices(problem))
+    with open_study(storage, _study_name(saver, choices)) as study:
+        history = History(study, lambda values: kind.Config(**values))
+        # A resumed search must not draw again what it drew before.
+        run_seed = seed + len(study.get_trials(deepcopy=False))
+        study.sampler = _sampler(run_seed)
+        plan = partial(_plan, problem, device)
+        space = SearchSpace(kind.Config, choices, plan, run_seed)
+        limits = Limits(trials, timeout_s, ahead=2 * (os.cpu_count() or 1))
+        with CompilePool() as pool, Worker(device) as worker:
+            search = Search(
+                study, space, plan, Bench(device, pool, worker), history, limits, report=progress, improved=saver.save
+            )
+            search.seed(seeds)
+            try:
+                search.run()
+            except KeyboardInterrupt:
+                raise SearchInterrupted(saver.save(search)) from None
+        found = saver.save(search)
+    if found is None:
+        raise StudyError(_nothing_passed(problem, history))
+    return found
+
+
+class _Saver:
+    """Saves the best config of a search whenever there is a better one, but never over a better measurement."""
+
+    def __init__(self, problem: TunedProblem, device: Device, folder: Path | None) -> None:
+        self.problem = problem
+        self.device = device
+        self.digest = template_digest(problem.family)
+        self._folder = env.user_tuned_dir() if folder is None else folder
+        self._before = self._entry_before()
+
+    def save(self, search: Search) -> Found | None:
+        """Save the search's best verified config, if it has one."""
+        best = search.history.best
+        if best is None:
+            return None
+        entry = self._entry(best, search)
+        if self._before is not None and _faster(self._before[0], entry):
+            return Found(entry, self._before[1], self._before[0])
+        return Found(entry, tuned.save(entry, self.device, self._folder), None)
+
+    def _entry_before(self) -> tuple[TunedEntry, Path] | None:
+        """The fresh entry of this very problem in the folder that is saved to, and its file."""
+        found = tuned.lookup(self.problem, self.device, self._folder)
+        if found is None or not found.exact or found.stale or self._folder not in found.path.parents:
+            return None
+        if found.entry.measured is not None and self.device.ordinal is None:
+            raise TunedConfigError(
+                f"a modelled search must not replace a measured entry, but {found.path} has one for {self.problem}; "
+                "pass another --out"
+            )
+        return found.entry, found.path
+
+    def _entry(self, best: Known, search: Search) -> TunedEntry:
+        program = _plan(self.problem, self.device, best.config)
+        return TunedEntry(
+            problem=self.problem,
+            config=best.config,
+            measured=best.evaluation.measured,
+            modelled_us=best.evaluation.predicted_us,
+            intensity=intensity(program),
+            attainable_efficiency=attainable_efficiency(program),
+            error=best.evaluation.error,
+            trials=search.history.evaluated,
+            seconds=search.seconds,
+            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            template_digest=self.digest,
+        )
+
+
+def _faster(before: TunedEntry, entry: TunedEntry) -> bool:
+    """Whether another config's measurement, saved earlier, beats the entry's."""
+    if before.measured is None or entry.measured is None or before.config == entry.config:
+        return False
+    return before.measured.median_us < entry.measured.median_us
+
+
+def _check_tools(device: Device) -> None:
+    """Fail at once where every candidate would: those failures must not be recorded as the candidates' own."""
+    if env.nvrtc_version() is None:
+        raise CompileError(f"tuning needs CuPy and NVRTC, but they were not found; install them: {INSTALL}")
+    if device.ordinal is None:
+        find_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", os.defpath))
+
+
+def _plan(problem: TunedProblem, device: Device, config: Config) -> Program:
+    program: Program = family(problem.family).plan(problem, config, device)
+    return program
+
+
+def _with_values_of(configs: Sequence[Config], choices: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    """``choices`` with the values of configs that are to be tried first and may lie outside."""
+    seen = [config.to_json() for config in configs]
+    return {
+        name: tuple(dict.fromkeys([*values, *(one[name] for one in seen if one[name] is not None)]))
+        for name, values in choices.items()
+    }
+
+
+def _study_name(saver: _Saver, choices: Mapping[str, Sequence[Any]]) -> str:
+    """Equal for searches whose trials can be compared: same problem, device, objective, templates and space."""
+    objective = "modelled" if saver.device.ordinal is None else "measured"
+    parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, sorted(choices.items())]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return f"{saver.problem.family}-{saver.device.slug}-{objective}-{digest}"
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def _nothing_passed(problem: TunedProblem, history: History) -> str:
+    counts = ", ".join(f"{count} {kind}" for kind, count in history.failures.most_common()) or "none was evaluated"
+    last = f"; the last one: {history.last_failure}" if history.last_failure else ""
+    return f"a search must find a config that passes, but none did for {problem} ({counts}{last}); raise the time limit"

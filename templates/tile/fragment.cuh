@@ -1,0 +1,59 @@
+// mma fragments: A from padded shared tiles, B from packed weight blocks, accumulators to shared tiles.
+#pragma once
+#include "ptx/convert.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/mma.cuh"
+
+// A packed weight block holds a 16x16 B tile in fragment order: 16 bytes a lane.
+constexpr int BLOCK_BYTES = 512;
+
+// A fragment (16 rows x 16 columns) at `tile`, the fragment's first row and column.
+__device__ inline void load_a(u32 (&a)[4], const unsigned char* tile, int pitch, int lane) {
+    ldmatrix_x4(a, tile + lane % 16 * pitch + lane / 16 * 16);
+}
+
+// acc += A B for MTiles stacked A fragments and NBlocks weight blocks that lie `stride` blocks apart.
+template <class T, int MTiles, int NBlocks>
+__device__ inline void multiply(float (&acc)[MTiles][2 * NBlocks][4], const u32 (&a)[MTiles][4],
+                                const unsigned char* blocks, int stride, int lane) {
+#pragma unroll
+    for (int n = 0; n < NBlocks; ++n) {
+        const Vec16 b = load_shared_16(blocks + n * stride * BLOCK_BYTES + lane * 16);
+#pragma unroll
+        for (int m = 0; m < MTiles; ++m) {
+            mma_m16n8k16<T>(acc[m][2 * n], a[m], b.word[0], b.word[1]);
+            mma_m16n8k16<T>(acc[m][2 * n + 1], a[m], b.word[2], b.word[3]);
+        }
+    }
+}
+
+// Starts a 16x8 accumulator as a bias of its columns.
+__device__ inline void fill_accumulator(float (&acc)[4], FloatPair bias) {
+    acc[0] = acc[2] = bias.low;
+    acc[1] = acc[3] = bias.high;
+}
+
+// Two neighbouring 16x8 accumulators become one 16x16 A fragment.
+template <class T>
+__device__ inline void accumulators_to_a(u32 (&a)[4], const float (&left)[4], const float (&right)[4]) {
+    a[0] = pack<T>(left[0], left[1]);
+    a[1] = pack<T>(left[2], left[3]);
+    a[2] = pack<T>(right[0], right[1]);
+    a[3] = pack<T>(right[2], right[3]);
+}
+
+// Rounds a 16x8 accumulator into a shared tile; `tile` is the accumulator's first row and column.
+template <class T>
+__device__ inline void store_accumulator(unsigned char* tile, int pitch, const float (&acc)[4], int lane) {
+    unsigned char* at = tile + lane / 4 * pitch + lane % 4 * 4;
+    store_shared_u32(at, pack<T>(acc[0], acc[1]));
+    store_shared_u32(at + 8 * pitch, pack<T>(acc[2], acc[3]));
+}
+
+// Starts copying `bytes` contiguous bytes (a multiple of 16) to shared memory, spread over Threads threads.
+template <int Threads>
+__device__ inline void copy_async(unsigned char* shared, const unsigned char* global, int bytes) {
+    for (int i = threadIdx.x * 16; i < bytes; i += Threads * 16) cp_async_16(shared + i, global + i, true);
+}

@@ -1,0 +1,129 @@
+"""The JSON of tuned configs: what is written, and that anything wrong inside a file is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuned_samples import CONFIG, H200, entry
+
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.errors import TunedConfigError
+from kgen.tuned import Measurement, load_file, save
+
+
+def edited(folder: Path, change: Callable[[Any], object]) -> Path:
+    """A saved file after ``change`` was applied to its JSON."""
+    path = save(entry(), H200, folder)
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_modelled_entry_has_null_for_what_was_not_measured(tmp_path: Path) -> None:
+    path = save(entry(measured=None, error=None), H200, tmp_path)
+    assert json.loads(path.read_text())["entries"][0]["measured"] is None
+    assert load_file(path).entries[0].measured is None
+    assert load_file(path).entries[0].modelled_us == 11.5
+
+
+def test_the_file_is_for_reading(tmp_path: Path) -> None:
+    noisy = Measurement(median_us=12.3456789, p20_us=12.0, p80_us=13.98765, efficiency=0.123456789, error=0.00123456)
+    path = save(entry(ConvFirst(1, 7, 7, 32, expansion=2.0), measured=noisy, intensity=1234.567), H200, tmp_path)
+    text = path.read_text()
+    assert text.startswith('{\n  "schema_version": 1,\n  "block": "convfirst",\n  "environment": {\n    "gpu"')
+    assert text.endswith("}\n")
+    assert '"expansion": 2,' in text
+    saved = json.loads(text)["entries"][0]
+    assert saved["measured"] == {
+        "median_us": 12.346,
+        "p20_us": 12.0,
+        "p80_us": 13.988,
+        "efficiency": 0.1235,
+        "error": 0.001235,
+    }
+    assert saved["intensity"] == 1235
+    assert saved["config"] == CONFIG.to_json()
+
+
+@pytest.mark.parametrize("length", [1, 40, 300, 900])
+def test_every_truncation_is_corrupt(length: int, tmp_path: Path) -> None:
+    path = save(entry(), H200, tmp_path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(TunedConfigError, match="must be JSON, but it is corrupt or truncated"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", 1.0, True, None])
+def test_another_schema_version_is_refused(version: object, tmp_path: Path) -> None:
+    path = edited(tmp_path, lambda data: data.update(schema_version=version))
+    before = path.read_bytes()
+    with pytest.raises(TunedConfigError, match=r"must have schema_version 1, but got .*; use the kgen that wrote it"):
+        save(entry(), H200, tmp_path)
+    assert path.read_bytes() == before
+
+
+def at(*keys: Any, value: object = ...) -> Callable[[Any], object]:
+    """A change that sets (or, without a value, deletes) what lies at ``keys``."""
+
+    def change(data: Any) -> None:
+        for key in keys[:-1]:
+            data = data[key]
+        if value is ...:
+            del data[keys[-1]]
+        else:
+            data[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (at("block", value="resnet"), "a block must be one of convfirst, but got 'resnet'"),
+        (at("block", value=["convfirst"]), "block must be a string, but got"),
+        (at("environment", value=None), "environment must be an object, but got None"),
+        (at("environment", "sms", value="132"), "environment.sms must be an integer, but got '132'"),
+        (at("entries", value={}), "entries must be a list, but got {}"),
+        (at("entries", 0, value=3), r"entries\[0\] must be an object, but got 3"),
+        (at("entries", 0, "config"), r"entries\[0\] must have the fields problem, .*, but it misses config"),
+        (at("entries", 0, "note", value=1), r"entries\[0\] must have the fields .*, but it has 'note'"),
+        (at("entries", 0, "trials", value=1.5), r"entries\[0\].trials must be an integer, but got 1.5"),
+        (at("entries", 0, "when", value=5), r"entries\[0\].when must be a string, but got 5"),
+        (at("entries", 0, "measured", value=12.0), r"entries\[0\].measured must be an object, but got 12.0"),
+        (
+            at("entries", 0, "measured", "median_us", value="9"),
+            r"median_us must be a finite number, but got '9'",
+        ),
+        (
+            at("entries", 0, "measured", "p20_us", value=float("nan")),
+            r"measured.p20_us must be a finite number, but",
+        ),
+        (at("entries", 0, "intensity", value=True), r"entries\[0\].intensity must be a finite number, but got True"),
+        (at("entries", 0, "config", "tile_w", value=8.0), r"config.tile_w must be an integer, but got 8.0"),
+        (at("entries", 0, "config", "tile_w", value=True), r"config.tile_w must be an integer, but got True"),
+        (at("entries", 0, "config", "boundary", value="both"), r"config.boundary must be one of fused, split, but got"),
+        (
+            at("entries", 0, "config", "project_chunk", value="x"),
+            r"project_chunk must be an integer, but got 'x'",
+        ),
+        (at("entries", 0, "problem", "channels", value=17), r"problem must be legal, but channels must be a multiple"),
+        (at("entries", 0, "problem", "residual", value=1), r"problem.residual must be true or false, but got 1"),
+        (at("entries", 0, "problem", "family", value="convfirst"), r"problem must have the fields .*, but it has 'fam"),
+    ],
+)
+def test_what_is_wrong_inside_a_file_is_named(change: Callable[[Any], object], sentence: str, tmp_path: Path) -> None:
+    path = edited(tmp_path, change)
+    with pytest.raises(TunedConfigError, match=sentence) as caught:
+        load_file(path)
+    assert str(caught.value).startswith(f"tuned config file {path}")
+    assert "; " in str(caught.value)
+
+
+def test_config_fields_with_a_default_may_be_left_out(tmp_path: Path) -> None:
+    path = edited(tmp_path, at("entries", 0, "config", "project_chunk"))
+    assert load_file(path).entries == (entry(),)

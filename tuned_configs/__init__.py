@@ -1,0 +1,1 @@
+"""Tuned configs, one JSON file per block and GPU."""
