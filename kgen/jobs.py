@@ -69,7 +69,7 @@ def run_job(job: Job) -> Result:
     try:
         return _verify_and_measure(job)
     except tuple(_OUTCOMES) as error:
-        return Result(_OUTCOMES[type(error)], str(error))
+        return Result(next(outcome for kind, outcome in _OUTCOMES.items() if isinstance(error, kind)), str(error))
     except MemoryError as error:
         return Result(Outcome.CRASHED, f"a candidate must fit in memory, but it ran out of it: {error}")
     except Exception as error:

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from kgen.search.progress import Report, Snapshot, silent, terminal_progress
-from kgen.search.tuner import SearchInterrupted, tune
+from kgen.search.tuner import Found, SearchInterrupted, find, tune
 
-__all__ = ["Report", "SearchInterrupted", "Snapshot", "silent", "terminal_progress", "tune"]
+__all__ = [
+    "Found",
+    "Report",
+    "SearchInterrupted",
+    "Snapshot",
+    "find",
+    "silent",
+    "terminal_progress",
+    "tune",
+]

@@ -18,7 +18,7 @@ from kgen.tuned import Measurement
 from kgen.worker import Job, Outcome, Result
 
 COMPILE_LIMIT_S = 120.0
-MEASURE_LIMIT_S = 60.0
+MEASURE_LIMIT_S = 30.0
 EMULATE_LIMIT_S = 90.0
 
 
@@ -59,6 +59,11 @@ class Evaluation:
     def kind(self) -> str:
         """The outcome, with the rule that a config breaks: the key under which failures are counted."""
         return f"{self.outcome.value}:{self.rule}" if self.rule else self.outcome.value
+
+    @property
+    def latency_us(self) -> float | None:
+        """The measured latency, else the modelled one."""
+        return self.measured.median_us if self.measured else self.predicted_us
 
     def to_attrs(self) -> dict[str, Any]:
         """Trial attributes of JSON types; fields that are unknown are left out."""
@@ -118,7 +123,9 @@ class Bench:
         modelled = efficiency(program.problem.flops, known["predicted_us"], self._device)
         if not self.measures and best_efficiency is not None and modelled <= best_efficiency:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
-        job = Job(program.problem, program.config, self._device, cubin)
+        problem: Any = program.problem  # a program's family is known at run time only
+        config: Any = program.config
+        job = Job(problem, config, self._device, cubin)
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
         known |= {"measured": result.measured, "error": result.error}
         if result.outcome is not Outcome.OK:

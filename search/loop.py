@@ -191,7 +191,7 @@ class Search:
                 done=self.history.evaluated,
                 trials=self._limits.trials,
                 ahead=len(self._queue),
-                best_us=best and (best.measured.median_us if best.measured else best.predicted_us),
+                best_us=best.latency_us if best else None,
                 best_efficiency=self.history.best_efficiency,
                 failures=dict(self.history.failures),
                 elapsed_s=time.monotonic() - self._start_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import optuna
@@ -34,18 +34,14 @@ class SearchSpace:
 
     def __init__(
         self,
-        config_type: Callable[..., Config],
+        config_type: type[Any],
         choices: Mapping[str, Sequence[Any]],
         plan: Callable[[Config], Program],
         seed: int,
     ) -> None:
         self._config_type = config_type
         self._choices = {name: tuple(v for v in values if v is not None) for name, values in choices.items()}
-        self._split_only = frozenset(
-            one.name
-            for one in fields(config_type)
-            if one.default is None and one.default is not MISSING  # type: ignore[arg-type]
-        )
+        self._split_only = frozenset(one.name for one in fields(config_type) if one.default is None)
         self._plan = plan
         self._random = random.Random(seed)
 
@@ -60,7 +56,8 @@ class SearchSpace:
 
     def config(self, values: Values) -> Config:
         """A config by field; fields of the other side of the boundary are left at None."""
-        return self._config_type(**values)
+        config: Config = self._config_type(**values)
+        return config
 
     def params(self, config: Config) -> dict[str, Any] | None:
         """The trial parameters that give ``config``; None when it lies outside the choices."""
@@ -120,6 +117,6 @@ class SearchSpace:
         for steps, name in enumerate(names, 1):
             values[name] = anchor[name]
             config = self.config(values)
-            if self.feasible(config):
-                return (steps, config) if is_new(config) else None
+            if is_new(config) and self.feasible(config):
+                return steps, config
         return None

@@ -216,9 +216,7 @@ def _study_name(saver: _Saver, choices: Mapping[str, Sequence[Any]]) -> str:
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
-        )
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True)
 
 
 def _nothing_passed(problem: TunedProblem, history: History) -> str:

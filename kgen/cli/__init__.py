@@ -33,7 +33,7 @@ app.command()(show)
 
 def main() -> None:
     """Run the command line; an error that the user can mend becomes one sentence and exit code 2."""
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment]  # of the same call, by position
     try:
         app()
     except KgenError as error:

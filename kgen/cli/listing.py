@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from kgen.cli.options import AsJson, print_json
+from kgen.cli.options import AsJson, Folder, print_json
+from kgen.cli.tables import console, table
 from kgen.devices import Device, known_devices, local_devices
+from kgen.tuned_file import TunedFile
 
 
 def devices(as_json: AsJson = False) -> None:
     """List the GPUs of this machine and those known by datasheet."""
-    local, known = local_devices(), known_devices()
+    every = (*local_devices(), *known_devices())
     if as_json:
-        print_json([_device_json(device) for device in (*local, *known)])
+        print_json([_device_json(device) for device in every])
         return
-    table = Table("device", "title", "arch", "SMs", "MHz", "TFLOP/s", "GB/s", "L2 MiB", "KB/CTA", "source")
-    for device in (*local, *known):
-        table.add_row(
+    rows = table("device", "title", "arch", "SMs", "MHz", "TFLOP/s", "GB/s", "L2 MiB", "KB/CTA")
+    for device in every:
+        rows.add_row(
             _spec(device),
             device.title,
             device.arch,
@@ -30,9 +32,60 @@ def devices(as_json: AsJson = False) -> None:
             f"{device.dram_bytes_per_s / 1e9:.0f}",
             f"{device.l2_bytes / 2**20:g}",
             f"{device.shared_per_cta_bytes // 1024}",
-            device.source,
         )
-    Console().print(table)
+    screen = console()
+    screen.print(rows)
+    for device in every:
+        screen.print(f"{_spec(device)}: {device.source}", soft_wrap=True)
+
+
+def show(folder: Folder = None, as_json: AsJson = False) -> None:
+    """List the tuned configs of --folder, of the user and of the package."""
+    from kgen.env import user_tuned_dir
+    from kgen.tuned import load_file, packaged_dir
+
+    places = dict.fromkeys(place for place in (folder, user_tuned_dir(), packaged_dir()) if place is not None)
+    files = [(path, load_file(path)) for place in places for path in sorted(place.glob("*/*.json"))]
+    if as_json:
+        print_json([{"path": str(path), **json.loads(file.dump())} for path, file in files])
+        return
+    screen = console()
+    for path, file in files:
+        screen.print(f"{file.environment.gpu}: {path}", soft_wrap=True)
+        screen.print(_entries_table(file))
+    if not files:
+        where = " or ".join(str(place) for place in places)
+        screen.print(f"no tuned configs in {where}; make one with kgen tune", soft_wrap=True)
+
+
+def _entries_table(file: TunedFile) -> Table:
+    from kgen.render import template_digest
+
+    digest = template_digest(file.block)
+    rows = table(
+        "batch", "size", "channels", "expansion", "act", "dtype", "us", "how", "efficiency", "attainable", "trials"
+    )
+    for entry in file.entries:
+        measured = entry.measured
+        latency_us = measured.median_us if measured else entry.modelled_us
+        how = "measured" if measured else "modelled"
+        rows.add_row(
+            *_problem_cells(entry.problem.to_json()),
+            "" if latency_us is None else f"{latency_us:.1f}",
+            how if entry.template_digest == digest else f"{how}, stale",
+            f"{measured.efficiency:.1%}" if measured else "",
+            f"{entry.attainable_efficiency:.1%}",
+            str(entry.trials),
+        )
+    return rows
+
+
+def _problem_cells(problem: dict[str, Any]) -> list[str]:
+    activation = problem["activation"] + ("" if problem["residual"] else ", no residual")
+    size = f"{problem['height']}x{problem['width']}"
+    return [
+        *map(str, (problem["batch"], size, problem["channels"], problem["expansion"], activation, problem["dtype"]))
+    ]
 
 
 def _spec(device: Device) -> str:

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from kgen.blocks import family
-from kgen.blocks.convfirst import ConvFirst
+from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import ProblemError
+from kgen.machine import Config
 
 DeviceSpec = Annotated[
     str | None,
@@ -67,7 +68,7 @@ def convfirst_command(command: Callable[..., None]) -> Callable[..., None]:
         command(_problem(**{name: options.pop(name) for name in shared}), **options)
 
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*shared.values(), *own)]
-    del run.__wrapped__  # type: ignore[attr-defined]  # typer would look through it
+    del run.__wrapped__  # typer would look through it
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
@@ -118,3 +119,8 @@ def _json_object(text: str) -> dict[str, Any]:
 def print_json(document: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on stdout."""
     print(json.dumps(document, indent=2))
+
+
+def config_line(config: Config) -> str:
+    """A config on one line, without the fields that do not apply."""
+    return " ".join(f"{name}={value}" for name, value in config.to_json().items() if value is not None)

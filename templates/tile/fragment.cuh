@@ -35,6 +35,11 @@ __device__ inline void fill_accumulator(float (&acc)[4], FloatPair bias) {
     acc[1] = acc[3] = bias.high;
 }
 
+__device__ inline void add_to_accumulator(float (&acc)[4], FloatPair bias) {
+    acc[0] += bias.low, acc[1] += bias.high;
+    acc[2] += bias.low, acc[3] += bias.high;
+}
+
 // Two neighbouring 16x8 accumulators become one 16x16 A fragment.
 template <class T>
 __device__ inline void accumulators_to_a(u32 (&a)[4], const float (&left)[4], const float (&right)[4]) {
@@ -52,8 +57,11 @@ __device__ inline void store_accumulator(unsigned char* tile, int pitch, const f
     store_shared_u32(at + 8 * pitch, pack<T>(acc[2], acc[3]));
 }
 
-// Starts copying `bytes` contiguous bytes (a multiple of 16) to shared memory, spread over Threads threads.
-template <int Threads>
-__device__ inline void copy_async(unsigned char* shared, const unsigned char* global, int bytes) {
-    for (int i = threadIdx.x * 16; i < bytes; i += Threads * 16) cp_async_16(shared + i, global + i, true);
+// Starts copying Rows rows of RowBytes bytes (a multiple of 16), `stride` bytes apart in global memory and contiguous in
+// shared memory, spread over Threads threads.
+template <int Threads, int Rows, int RowBytes>
+__device__ inline void copy_async(unsigned char* shared, const unsigned char* global, int stride) {
+    constexpr int UNITS = RowBytes / 16;
+    for (int i = threadIdx.x; i < Rows * UNITS; i += Threads)
+        cp_async_16(shared + i * 16, global + i / UNITS * stride + i % UNITS * 16, true);
 }

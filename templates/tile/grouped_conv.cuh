@@ -16,13 +16,15 @@ __device__ inline void conv_b(u32 (&b)[2], const Vec16 (&w)[CONV_BLOCKS], int gr
     b[1] = block.word[word + 1];
 }
 
-// Geometry of a tile: which pixel of the tile has which row and column, and where its taps lie in the halo.
+// A halo tile in shared memory. Rows lie ROW pixels apart: congruent to the tile's width modulo 8, so that the 8 pixels
+// of an ldmatrix matrix fall into different banks even where they continue on the next row.
 template <int TileH, int TileW, int Channels>
 struct HaloTile {
-    static constexpr int ROW = TileW + 2;
-    static constexpr int PIXELS = (TileH + 2) * ROW;
+    static constexpr int COLS = TileW + 2;
+    static constexpr int PIXELS = (TileH + 2) * COLS;
+    static constexpr int ROW = TileW % 8 == 0 ? COLS : TileW + 8;
     static constexpr int PITCH = pitch_bytes(Channels);
-    static constexpr int ZERO = PIXELS * PITCH;
+    static constexpr int ZERO = (TileH + 2) * ROW * PITCH;
     static constexpr int BYTES = ZERO + PITCH;
     // Byte offset of the pixel at tile coordinates (row, col), which may be -1 or TileH, TileW.
     static __host__ __device__ constexpr int offset(int row, int col) { return ((row + 1) * ROW + col + 1) * PITCH; }
@@ -34,7 +36,7 @@ struct ConvByTap {
     static __host__ __device__ constexpr int tile_row(int pixel) { return pixel / TileW; }
     static __host__ __device__ constexpr int tile_col(int pixel) { return pixel % TileW; }
 
-    int offsets[MTiles][5];  // of the row this lane hands to ldmatrix, by m-tile and pair of taps
+    int offsets[MTiles][5];  // of the row this lane hands to ldmatrix, by m-tile and k16 step
 
     __device__ ConvByTap(int first_pixel, int first_row, int lane) {
 #pragma unroll
@@ -42,75 +44,79 @@ struct ConvByTap {
             const int pixel = min(first_pixel + m * 16 + lane % 16, TileH * TileW - 1);
             const int y = (first_row + tile_row(pixel)) % Height;
 #pragma unroll
-            for (int pair = 0; pair < 5; ++pair) {
-                const int tap = 2 * pair + lane / 16;
+            for (int step = 0; step < 5; ++step) {
+                const int tap = 2 * step + lane / 16;
                 const int dy = tap / 3 - 1;
                 const bool real = tap < 9 && inside(y + dy, Height);
-                offsets[m][pair] = real ? Halo::offset(tile_row(pixel) + dy, tile_col(pixel) + tap % 3 - 1) : Halo::ZERO;
+                offsets[m][step] = real ? Halo::offset(tile_row(pixel) + dy, tile_col(pixel) + tap % 3 - 1) : Halo::ZERO;
             }
         }
     }
 
-    // acc += the convolution of a pair of groups, whose channels start at `halo`.
-    template <class T>
-    __device__ void run(float (&acc)[2][MTiles][4], const unsigned char* halo, const Vec16 (&w)[CONV_BLOCKS]) const {
+    // acc += the convolution of `Groups` groups whose channels start at `halo`; w holds their pairs' weights.
+    template <class T, int Groups>
+    __device__ void run(float (&acc)[Groups][MTiles][4], const unsigned char* halo,
+                        const Vec16 (&w)[Groups / 2][CONV_BLOCKS]) const {
 #pragma unroll
-        for (int pair = 0; pair < 5; ++pair) {
-            u32 a[2][MTiles][4];
+        for (int step = 0; step < 5; ++step) {
+            u32 a[Groups][MTiles][4];
 #pragma unroll
-            for (int i = 0; i < 2 * MTiles; ++i)
-                ldmatrix_x4(a[i / MTiles][i % MTiles], halo + i / MTiles * 16 + offsets[i % MTiles][pair]);
+            for (int i = 0; i < Groups * MTiles; ++i)
+                ldmatrix_x4(a[i / MTiles][i % MTiles], halo + i / MTiles * 16 + offsets[i % MTiles][step]);
 #pragma unroll
-            for (int i = 0; i < 2 * MTiles; ++i) {
+            for (int i = 0; i < Groups * MTiles; ++i) {
+                const int group = i / MTiles;
                 u32 b[2];
-                conv_b(b, w, i / MTiles, pair);
-                mma_m16n8k16<T>(acc[i / MTiles][i % MTiles], a[i / MTiles][i % MTiles], b[0], b[1]);
+                conv_b(b, w[group / 2], group % 2, step);
+                mma_m16n8k16<T>(acc[group][i % MTiles], a[group][i % MTiles], b[0], b[1]);
             }
         }
     }
 };
 
-// Loads each row of 8 pixels once for its three vertical taps. A warp owns strips 8 pixels wide and 2 MTiles rows high
+// Loads each row of 8 pixels once for its three vertical taps. A warp owns a strip, 8 pixels wide and 2 MTiles rows high,
 // of one image; pixels are numbered along the rows of a strip, strips down the tile and then across.
 template <class Halo, int Height, int TileH, int TileW, int MTiles>
 struct ConvByRow {
     static constexpr int RUNS = 2 * MTiles;
     static constexpr int MATRICES = 3 * (RUNS + 2);
     static constexpr int LOADS = ceil_div(MATRICES, 4);
-    static_assert(TileW % 8 == 0 && TileH % RUNS == 0 && Height % TileH == 0, "strips tile the image");
+    static_assert(TileW % 8 == 0 && TileH % RUNS == 0 && Height % RUNS == 0, "strips tile the images");
     static __host__ __device__ constexpr int tile_row(int pixel) { return pixel / 8 % TileH; }
     static __host__ __device__ constexpr int tile_col(int pixel) { return pixel / 8 / TileH * 8 + pixel % 8; }
 
     int offsets[LOADS];
 
-    __device__ ConvByRow(int first_pixel, int, int lane) {
+    __device__ ConvByRow(int first_pixel, int first_row, int lane) {
+        const int y = (first_row + tile_row(first_pixel)) % Height;
 #pragma unroll
         for (int load = 0; load < LOADS; ++load) {
             const int matrix = min(load * 4 + lane / 8, MATRICES - 1);
-            const int row = tile_row(first_pixel) - 1 + matrix % (RUNS + 2);
-            const int col = tile_col(first_pixel) - 1 + matrix / (RUNS + 2);
-            offsets[load] = Halo::offset(row, col + lane % 8);
+            const int row = matrix % (RUNS + 2) - 1;
+            const int col = tile_col(first_pixel) - 1 + matrix / (RUNS + 2) + lane % 8;
+            offsets[load] = inside(y + row, Height) ? Halo::offset(tile_row(first_pixel) + row, col) : Halo::ZERO;
         }
     }
 
-    template <class T>
-    __device__ void run(float (&acc)[2][MTiles][4], const unsigned char* halo, const Vec16 (&w)[CONV_BLOCKS]) const {
-        u32 rows[2][LOADS][4];
+    template <class T, int Groups>
+    __device__ void run(float (&acc)[Groups][MTiles][4], const unsigned char* halo,
+                        const Vec16 (&w)[Groups / 2][CONV_BLOCKS]) const {
+        u32 rows[Groups][LOADS][4];
 #pragma unroll
-        for (int i = 0; i < 2 * LOADS; ++i)
+        for (int i = 0; i < Groups * LOADS; ++i)
             ldmatrix_x4(rows[i / LOADS][i % LOADS], halo + i / LOADS * 16 + offsets[i % LOADS]);
 #pragma unroll
-        for (int pair = 0; pair < 5; ++pair) {
+        for (int step = 0; step < 5; ++step) {
 #pragma unroll
-            for (int group = 0; group < 2; ++group) {
+            for (int group = 0; group < Groups; ++group) {
                 u32 b[2];
-                conv_b(b, w, group, pair);
+                conv_b(b, w[group / 2], group % 2, step);
 #pragma unroll
                 for (int m = 0; m < MTiles; ++m) {
                     u32 a[4];
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
-                        const int tap = 2 * pair + i / 2;
+                        const int tap = 2 * step + i / 2;
                         const int matrix = tap % 3 * (RUNS + 2) + 2 * m + i % 2 + tap / 3;
                         a[i] = tap < 9 ? rows[group][matrix / 4][matrix % 4] : 0;
                     }

@@ -105,7 +105,9 @@ class MainGeometry:
     @property
     def shared_bytes(self) -> int:
         config, channels = self.config, self.problem.channels
-        conv_slot = (self.halo_pixels + 1) * pitch_bytes(config.channel_chunk)
+        # Halo rows lie a multiple of 8 pixels plus tile_w apart, which keeps ldmatrix free of bank conflicts.
+        halo_row = config.tile_w + (2 if config.tile_w % 8 == 0 else 8)
+        conv_slot = ((config.tile_h + 2) * halo_row + 1) * pitch_bytes(config.channel_chunk)
         conv_slot += config.channel_chunk // 16 * CONV_PAIR_BYTES
         resident = config.weights == "resident"
         slot = max(conv_slot, 0 if resident else self.hidden_weight_bytes)

@@ -113,11 +113,11 @@ def _check_tile(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry)
         _require(
             config.tile_w % 8 == 0
             and config.tile_h % strip == 0
-            and problem.height % config.tile_h == 0
+            and problem.height % strip == 0
             and area == config.pixels,
             "conv_reuse",
-            "conv_reuse='rows' needs strips of 8 columns that tile the image: tile_w a multiple of 8, tile_h a multiple "
-            f"of {strip} that divides height {problem.height}, and tile_h * tile_w = pixels, but got "
+            f"conv_reuse='rows' needs strips of 8 columns x {strip} rows that tile the images: tile_w a multiple of 8, "
+            f"tile_h and height multiples of {strip}, and tile_h * tile_w = pixels, but got height={problem.height}, "
             f"tile_h={config.tile_h}, tile_w={config.tile_w}, pixels={config.pixels}; use conv_reuse='none'",
         )
 

@@ -64,7 +64,8 @@ def choices(problem: ConvFirst) -> dict[str, tuple[Any, ...]]:
 
 
 def _tile_widths(width: int) -> tuple[int, ...]:
-    divisors = {w for w in range(1, width + 1) if width % w == 0 and w >= min(width, 7)}
+    """Widths that divide the image, and whole runs of 8 columns, which row reuse needs."""
+    divisors = {w for w in range(1, width + 1) if width % w == 0 and w >= min(width, 2)}
     eights = {w for w in (8, 16, 32) if w <= -(-width // 8) * 8}
     return tuple(sorted(w for w in divisors | eights if w <= max(_PIXELS)))
 
@@ -122,7 +123,7 @@ def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstCon
     tile_h = min(pixels // tile_w, problem.batch * problem.height)
     picked["tile_h"] = tile_h
     m_tiles = pixels // 16 // pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
-    strips = tile_w % 8 == 0 and tile_h % (2 * m_tiles) == 0 and problem.height % tile_h == 0
+    strips = tile_w % 8 == 0 and tile_h % (2 * m_tiles) == 0 and problem.height % (2 * m_tiles) == 0
     pick("conv_reuse", lambda reuse: reuse == "none" or (strips and tile_h * tile_w == pixels))
     out_blocks = problem.channels // 16 // pick("out_split", lambda n: not fused or n == 1 or rng.random() < 0.05)
     hidden_blocks = problem.hidden // 16 // pick("hidden_split", lambda n: not fused or n == 1)

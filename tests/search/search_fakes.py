@@ -1,0 +1,105 @@
+"""A search without compilers and GPUs: a small config, a rule that ties its fields, and a bench that computes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+
+from kgen.errors import InfeasibleError
+from kgen.search.evaluate import Evaluation
+from kgen.search.history import History
+from kgen.search.loop import Limits, Search
+from kgen.search.progress import silent
+from kgen.search.space import SearchSpace
+from kgen.worker import Outcome
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "boundary": ("fused", "split"),
+    "rows": tuple(range(1, 9)),
+    "columns": tuple(range(1, 9)),
+    "chunk": (16, 32, 64),
+    "project_chunk": (16, 32),
+}
+
+
+@dataclass(frozen=True)
+class FakeConfig:
+    boundary: str
+    rows: int
+    columns: int
+    chunk: int
+    project_chunk: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+DEFAULT = FakeConfig("split", 1, 1, 16, 16)
+
+
+@dataclass(frozen=True)
+class FakeProgram:
+    config: FakeConfig
+
+
+def plan(config: Any) -> Any:
+    """rows * columns must be at most 16: 24 of 64 pairs break the rule."""
+    if config.rows * config.columns > 16:
+        raise InfeasibleError("area", f"rows * columns must be at most 16, but got {config.rows} * {config.columns}")
+    return FakeProgram(config)
+
+
+def efficiency_of(config: FakeConfig) -> float:
+    return (config.rows * config.columns + config.chunk / 64 + (config.boundary == "fused")) / 20
+
+
+class FakeBench:
+    """Evaluates by a formula; ``bad`` configs fail, and ``log`` holds what was evaluated."""
+
+    measures = True
+
+    def __init__(self, bad: dict[FakeConfig, Outcome] | None = None, delay_s: float = 0.0) -> None:
+        self.bad = bad or {}
+        self.delay_s = delay_s
+        self.log: list[FakeConfig] = []
+        self.allowed_to_spill: list[FakeConfig] = []
+
+    def start(self, program: FakeProgram) -> Future[Any]:
+        return Future()
+
+    def finish(
+        self, program: FakeProgram, future: Future[Any], *, best_efficiency: float | None, may_spill: bool
+    ) -> Evaluation:
+        time.sleep(self.delay_s)
+        self.log.append(program.config)
+        if may_spill:
+            self.allowed_to_spill.append(program.config)
+        if program.config in self.bad:
+            return Evaluation(self.bad[program.config], "it is bad", compiled=True)
+        return Evaluation(
+            Outcome.OK, efficiency=efficiency_of(program.config), verified=True, compiled=True, predicted_us=1.0
+        )
+
+
+def make_space(seed: int = 0) -> SearchSpace:
+    return SearchSpace(FakeConfig, CHOICES, plan, seed)
+
+
+def make_search(
+    study: optuna.Study,
+    bench: Any,
+    trials: int,
+    *,
+    timeout_s: float = 60.0,
+    seed: int = 0,
+    report: Any = silent,
+    improved: Any = lambda search: None,
+) -> Search:
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
+    history = History(study, lambda values: FakeConfig(**values))
+    limits = Limits(trials, timeout_s, ahead=3)
+    return Search(study, make_space(seed), plan, bench, history, limits, report=report, improved=improved)
