@@ -63,6 +63,11 @@ def _cached(source: Source, arch: str, build: Callable[[str, Mapping[str, str], 
     return cubin
 
 
+def _no_driver_cache(version: tuple[int, int]) -> tuple[str, ...]:
+    """NVRTC 12.9 and later answer a source they have seen from the driver's cache, without the log of resources."""
+    return ("--no-cache",) if version >= (12, 9) else ()
+
+
 def _build(text: str, headers: Mapping[str, str], arch: str, digest: str) -> Cubin:
     """Compile in this process; ``headers`` maps include names to their text."""
     nvrtc = env.load_nvrtc()
@@ -73,7 +78,7 @@ def _build(text: str, headers: Mapping[str, str], arch: str, digest: str) -> Cub
         text, "kernel.cu", [header.encode() for header in headers.values()], [name.encode() for name in headers]
     )
     try:
-        nvrtc.compileProgram(program, (f"-arch={arch}", *OPTIONS))
+        nvrtc.compileProgram(program, (f"-arch={arch}", *OPTIONS, *_no_driver_cache(nvrtc.getVersion())))
         data: bytes = nvrtc.getCUBIN(program)
         log = _program_log(nvrtc.getProgramLog(program))
     except RuntimeError as error:

@@ -18,7 +18,7 @@ from kgen.cases import Case, Errors
 from kgen.launch import LoadedProgram
 from kgen.verify import verify_on_gpu
 
-_BUDGET_S = 0.3
+_BUDGET_S = 0.15
 _WARM_UP_S = 0.05  # enough for an idle GPU to raise its clocks
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 100
 _LEAST_REPLAY_US = 1000.0  # starting a graph costs a few microseconds, which is then lost in the noise

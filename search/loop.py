@@ -166,14 +166,16 @@ class Search:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _replace(self, config: Config) -> None:
-        """Enqueue a feasible config that was not tried yet, near ``config`` or else near the best one."""
+        """Enqueue a feasible config that was not tried yet: near ``config``, else near the best, else near any."""
         self._misses += 1
+        feasible = self._feasible()
         if self._space.feasible(config):
             other = self._space.neighbour(config, self._is_new)
         else:
-            other = self._space.nearest(config, self._feasible(), self._is_new)
-        if other is None and self.history.best is not None:
-            other = self._space.neighbour(self.history.best.config, self._is_new)
+            other = self._space.nearest(config, feasible, self._is_new)
+        best = [self.history.best.config] if self.history.best else []
+        for start in (*best, *self._space.sample(feasible)):
+            other = other or self._space.neighbour(start, self._is_new)
         params = self._space.params(other) if other is not None else None
         if params is not None:
             self._study.enqueue_trial(params, user_attrs={"replaces": config_key(config)})

@@ -93,6 +93,10 @@ class SearchSpace:
                 return other
         return None
 
+    def sample(self, configs: Sequence[Config]) -> list[Config]:
+        """At most one of ``configs``, at random."""
+        return self._random.sample(configs, min(1, len(configs)))
+
     def feasible(self, config: Config) -> bool:
         """Whether the config obeys every rule."""
         try:

@@ -13,7 +13,7 @@ from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.cli.choose import choose_config
 from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, convfirst_command, print_json
 from kgen.devices import Device, find_device
-from kgen.errors import DeviceError
+from kgen.errors import CompileError, DeviceError
 
 WRONG = 1
 LIMIT_S = 300.0
@@ -42,6 +42,8 @@ def check_convfirst(
     cubin = compile_cubin(render(program), target.arch)
     with Worker(target) as worker:
         result = worker.run(Job(problem, chosen, target, cubin), LIMIT_S)
+    if result.outcome is Outcome.COMPILE_FAILED:  # the host's compiler: the GPU's has passed above
+        raise CompileError(result.reason)
     passed = result.outcome is Outcome.OK
     bound = _bound(problem, chosen, target) if passed else None
     if as_json:

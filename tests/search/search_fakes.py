@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-
-from kgen.errors import InfeasibleError
 from kgen.search.evaluate import Evaluation
 from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import silent
 from kgen.search.space import SearchSpace
+
+from kgen.errors import InfeasibleError
 from kgen.worker import Outcome
 
 CHOICES: dict[str, tuple[Any, ...]] = {

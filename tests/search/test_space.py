@@ -7,12 +7,12 @@ from functools import partial
 
 import optuna
 import pytest
+from kgen.search.space import SearchSpace
 from search_fakes import CHOICES, DEFAULT, FakeConfig, make_space
 
 from kgen.blocks.convfirst import Config, choices, default_config, favourites, plan
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import find_device
-from kgen.search.space import SearchSpace
 
 
 def test_params_round_trip_through_a_trial() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kgen.search.storage import RETRY_OF, SEEDED, open_study
 from optuna.trial import TrialState
 
 from kgen.errors import StudyError
-from kgen.search.storage import RETRY_OF, SEEDED, open_study
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from kgen.blocks.convfirst.config import ConvFirstConfig as Config
 from kgen.blocks.convfirst.plan import plan
 from kgen.blocks.convfirst.problem import ConvFirst as Problem
 from kgen.blocks.convfirst.reference import float32_forward, layered, reference
-from kgen.blocks.convfirst.space import choices, default_config, draw, favourites, relax
+from kgen.blocks.convfirst.favourites import favourites
+from kgen.blocks.convfirst.space import choices, default_config, draw, relax
 from kgen.blocks.convfirst.weights import ConvFirstWeights as Weights
 from kgen.blocks.convfirst.weights import fold, pack
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Boundary = Literal["fused", "split"]
@@ -62,4 +62,4 @@ class ConvFirstConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return dict(vars(self))

@@ -48,11 +48,11 @@ def _require(holds: bool, rule: str, message: str) -> None:
 
 
 def _divides(name: str, part: int, whole: int, whole_name: str) -> None:
+    if whole % part == 0:
+        return
     choices = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else _divisors(whole)
-    _require(
-        part >= 1 and whole % part == 0,
-        name,
-        f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {_listed(choices)}",
+    raise InfeasibleError(
+        name, f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {_listed(choices)}"
     )
 
 
@@ -66,18 +66,16 @@ def _listed(values: list[int]) -> str:
 
 
 def _check_values(config: ConvFirstConfig) -> None:
-    for name, value in config.to_json().items():
+    for name, value in vars(config).items():
         if name in _CHOICES:
-            _require(
-                value in _CHOICES[name],
-                name,
-                f"{name} must be one of {', '.join(_CHOICES[name])}, but got {name}={value!r}; choose one of them",
-            )
-        elif value is not None:
-            _require(
-                isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-                name,
-                f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer",
+            if value not in _CHOICES[name]:
+                allowed = ", ".join(_CHOICES[name])
+                raise InfeasibleError(
+                    name, f"{name} must be one of {allowed}, but got {name}={value!r}; choose one of them"
+                )
+        elif value is not None and (type(value) is not int or value < 1):
+            raise InfeasibleError(
+                name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer"
             )
     _require(
         config.stages >= 2 and (config.project_stages or 2) >= 2,

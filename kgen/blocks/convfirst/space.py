@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 from kgen.blocks.convfirst.config import ConvFirstConfig
-from kgen.blocks.convfirst.plan import plan
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.rules import check
 from kgen.devices import Device
@@ -17,7 +16,6 @@ from kgen.errors import InfeasibleError
 _PIXELS = (16, 32, 48, 64, 96, 112, 128, 192, 224, 256, 384, 448, 512)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _PROJECT_FIELDS = tuple(field.name for field in fields(ConvFirstConfig) if field.name.startswith("project_"))
-_DRAWS = 4000
 _RELAXATIONS: tuple[dict[str, Any], ...] = (
     {"ctas_per_sm": 1},
     {"weights": "streamed"},
@@ -151,12 +149,3 @@ def relax(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> ConvFi
             continue
         return config
     return None
-
-
-def favourites(problem: ConvFirst, device: Device, count: int) -> list[ConvFirstConfig]:
-    """The ``count`` feasible configs that the performance model predicts fastest, of a fixed random sample."""
-    from kgen.model import predict_us  # the model stands on the plan, one floor up
-
-    rng = random.Random(0)
-    drawn = {config for config in (draw(problem, device, rng) for _ in range(_DRAWS)) if config is not None}
-    return sorted(drawn, key=lambda c: (predict_us(plan(problem, c, device)), str(c)))[:count]

@@ -1,0 +1,152 @@
+"""Evaluating one candidate: each way it can fail, what is recorded, and when the model alone decides."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kgen.search.evaluate import SPILL_LIMIT_BYTES, Bench, Evaluation
+
+from kgen.blocks.convfirst import default_config, plan
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.compile import Cubin, Resources
+from kgen.devices import find_device
+from kgen.errors import CompileError
+from kgen.machine import efficiency
+from kgen.model import predict_us
+from kgen.tuned import Measurement
+from kgen.worker import Job, Outcome, Result
+
+NAMED = find_device("h200")
+LOCAL = replace(NAMED, ordinal=0)
+PROBLEM = ConvFirst(1, 14, 14, 64)
+MEASURED = Measurement(median_us=10.0, p20_us=9.0, p80_us=11.0, efficiency=0.125, error=1e-4)
+CLEAN = Resources(registers=64, spill_store_bytes=0, spill_load_bytes=0, stack_bytes=0, static_shared_bytes=0)
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.submitted: list[tuple[str, str]] = []
+
+    def submit(self, source: Any, arch: str) -> Future[Cubin]:
+        self.submitted.append((source.digest, arch))
+        return Future()
+
+
+class FakeWorker:
+    def __init__(self, result: Result) -> None:
+        self.result = result
+        self.jobs: list[Job] = []
+
+    def run(self, job: Job, timeout_s: float) -> Result:
+        assert timeout_s > 0
+        self.jobs.append(job)
+        return self.result
+
+
+def done(value: Cubin | Exception) -> Future[Cubin]:
+    future: Future[Cubin] = Future()
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
+    return future
+
+
+def cubin(resources: Resources = CLEAN) -> Cubin:
+    return Cubin(b"", "sm_90", "digest", {"kernel": resources}, "", 1.5)
+
+
+def evaluate(
+    device: Any,
+    compiled: Cubin | Exception,
+    result: Result,
+    *,
+    best: float | None = None,
+    may_spill: bool = False,
+) -> tuple[Evaluation, FakeWorker]:
+    program = plan(PROBLEM, default_config(PROBLEM, device), device)
+    worker = FakeWorker(result)
+    bench = Bench(device, FakePool(), worker)
+    evaluation = bench.finish(program, done(compiled), best_efficiency=best, may_spill=may_spill)
+    return evaluation, worker
+
+
+def test_candidates_are_rendered_and_submitted_for_the_device() -> None:
+    pool = FakePool()
+    bench = Bench(NAMED, pool, FakeWorker(Result(Outcome.OK)))
+    bench.start(plan(PROBLEM, default_config(PROBLEM, NAMED), NAMED))
+    ((digest, arch),) = pool.submitted
+    assert len(digest) == 64 and arch == "sm_90"
+
+
+def test_a_measured_candidate() -> None:
+    evaluation, worker = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED, error=1e-4), best=0.9)
+    assert len(worker.jobs) == 1  # measured however good the best is
+    assert (evaluation.outcome, evaluation.verified, evaluation.efficiency) == (Outcome.OK, True, 0.125)
+    assert (evaluation.latency_us, evaluation.registers) == (10.0, {"kernel": 64})
+    assert evaluation.compile_s == 1.5 and evaluation.predicted_us is not None
+
+
+def test_a_modelled_candidate_is_verified_only_when_it_would_be_the_best() -> None:
+    program = plan(PROBLEM, default_config(PROBLEM, NAMED), NAMED)
+    modelled = efficiency(PROBLEM.flops, predict_us(program, {"kernel": CLEAN}), NAMED)
+    first, worker = evaluate(NAMED, cubin(), Result(Outcome.OK, error=1e-4))
+    assert worker.jobs and first.verified and first.measured is None
+    assert first.efficiency == pytest.approx(modelled)
+    second, worker = evaluate(NAMED, cubin(), Result(Outcome.OK), best=modelled * 2)
+    assert not worker.jobs and not second.verified
+    assert second.outcome is Outcome.OK and second.efficiency == first.efficiency
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WRONG_ANSWER, Outcome.TIMEOUT, Outcome.CRASHED, Outcome.LAUNCH_FAILED])
+def test_a_candidate_that_fails_in_the_worker(outcome: Outcome) -> None:
+    evaluation, _ = evaluate(LOCAL, cubin(), Result(outcome, "it fails"))
+    assert (evaluation.outcome, evaluation.reason, evaluation.efficiency) == (outcome, "it fails", None)
+    assert evaluation.compiled and not evaluation.verified and evaluation.kind == outcome.value
+
+
+def test_a_candidate_that_does_not_compile() -> None:
+    evaluation, worker = evaluate(LOCAL, CompileError("no such thing"), Result(Outcome.OK))
+    assert (evaluation.outcome, evaluation.reason) == (Outcome.COMPILE_FAILED, "no such thing")
+    assert evaluation.compiled and not worker.jobs
+
+
+def test_spills_are_infeasible_except_for_favourites() -> None:
+    spilling = cubin(replace(CLEAN, spill_store_bytes=SPILL_LIMIT_BYTES, spill_load_bytes=4))
+    ok = Result(Outcome.OK, measured=MEASURED)
+    refused, worker = evaluate(LOCAL, spilling, ok)
+    assert (refused.kind, refused.spill_bytes, worker.jobs) == ("infeasible:spills", SPILL_LIMIT_BYTES + 4, [])
+    assert f"at most {SPILL_LIMIT_BYTES} bytes" in refused.reason
+    few, _ = evaluate(LOCAL, cubin(replace(CLEAN, spill_store_bytes=SPILL_LIMIT_BYTES)), ok)
+    assert few.outcome is Outcome.OK
+    allowed, worker = evaluate(LOCAL, spilling, ok, may_spill=True)
+    assert allowed.outcome is Outcome.OK and len(worker.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        Evaluation(Outcome.INFEASIBLE, "too large", "shared_memory"),
+        Evaluation(Outcome.COMPILE_FAILED, "no", compiled=True),
+        Evaluation(
+            Outcome.OK,
+            efficiency=0.5,
+            verified=True,
+            compiled=True,
+            predicted_us=9.5,
+            compile_s=0.5,
+            registers={"a": 32},
+            spill_bytes=0,
+            measured=MEASURED,
+            error=1e-4,
+        ),
+    ],
+)
+def test_attributes_are_json_and_round_trip(evaluation: Evaluation) -> None:
+    attrs = json.loads(json.dumps(evaluation.to_attrs()))
+    assert attrs["outcome"] == evaluation.outcome.value
+    assert Evaluation.from_attrs({**attrs, "config": {}}) == evaluation

@@ -1,0 +1,150 @@
+"""The search loop: what counts, what is answered from the record, when it ends, and that it repeats itself."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from kgen.search.history import DUPLICATE_OF
+from kgen.search.loop import MAX_MISSES, Search
+from kgen.search.progress import Snapshot
+from optuna.trial import TrialState
+from search_fakes import DEFAULT, FakeBench, FakeConfig, efficiency_of, make_search
+
+from kgen.worker import Outcome
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize")
+
+
+def test_it_stops_at_the_trials_and_infeasible_ones_do_not_count(study: optuna.Study) -> None:
+    bench = FakeBench()
+    search = make_search(study, bench, 25)
+    search.run()
+    assert len(bench.log) == len(set(bench.log)) == search.history.evaluated == 25
+    infeasible = [t for t in study.trials if t.user_attrs.get("outcome") == "infeasible"]
+    assert infeasible and all(t.state is TrialState.PRUNED for t in infeasible)
+    assert {t.user_attrs["rule"] for t in infeasible} == {"area"}
+    assert all(t.user_attrs["reason"].startswith("rows * columns must be at most 16") for t in infeasible)
+    assert search.history.failures == {"infeasible:area": len(infeasible)}
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) >= 25
+
+
+def test_seeds_come_first_and_may_spill(study: optuna.Study) -> None:
+    bench, seeds = FakeBench(), [DEFAULT, FakeConfig("fused", 4, 4, 64)]
+    search = make_search(study, bench, 6)
+    search.seed([*seeds, FakeConfig("fused", 99, 1, 16)])  # one lies outside the space
+    search.run()
+    assert bench.log[:2] == seeds
+    assert bench.allowed_to_spill == seeds
+
+
+def test_the_best_is_found_and_every_improvement_is_announced(study: optuna.Study) -> None:
+    announced: list[float] = []
+
+    def improved(search: Search) -> None:
+        assert search.history.best is not None and search.seconds >= 0
+        announced.append(search.history.best.evaluation.efficiency or 0.0)
+
+    search = make_search(study, FakeBench(), 80, improved=improved)
+    search.seed([DEFAULT])
+    search.run()
+    assert announced == sorted(set(announced))
+    assert announced[0] == efficiency_of(DEFAULT)
+    assert announced[-1] == search.history.best_efficiency == study.best_value
+    assert announced[-1] >= 17 / 20  # the optimum is 18 / 20
+
+
+def test_failures_are_recorded_and_the_search_goes_on(study: optuna.Study) -> None:
+    good = FakeConfig("fused", 2, 2, 16)
+    bad = {
+        FakeConfig("fused", 1, size, 16): outcome
+        for size, outcome in enumerate(
+            (Outcome.COMPILE_FAILED, Outcome.LAUNCH_FAILED, Outcome.WRONG_ANSWER, Outcome.TIMEOUT, Outcome.CRASHED), 1
+        )
+    }
+    search = make_search(study, FakeBench(bad), 6)
+    search.seed([*bad, good])
+    search.run()
+    assert search.history.best is not None and search.history.best.config == good
+    assert search.history.failures == {outcome.value: 1 for outcome in bad.values()}
+    assert search.history.last_failure == "it is bad"
+    assert [t.user_attrs["outcome"] for t in study.trials[:5]] == [outcome.value for outcome in bad.values()]
+    assert all(t.state is TrialState.PRUNED for t in study.trials[:5])
+
+
+def test_a_repeated_config_is_answered_from_the_record(study: optuna.Study) -> None:
+    first = FakeBench()
+    make_search(study, first, 5).run()
+    known = first.log[0]
+    again = FakeBench()
+    search = make_search(study, again, 6, seed=1)
+    params = search._space.params(known)
+    assert params is not None
+    study.enqueue_trial(params)
+    search.run()
+    repeats = [t for t in study.trials if DUPLICATE_OF in t.user_attrs]
+    assert known not in again.log and len(again.log) == 1
+    assert repeats[0].value == efficiency_of(known)
+    assert search.history.evaluated == 6
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(study: optuna.Study) -> None:
+    class Interrupting(FakeBench):
+        def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            if len(self.log) == 4:
+                raise KeyboardInterrupt
+            return super().finish(*args, **kwargs)
+
+    bench = Interrupting()
+    search = make_search(study, bench, 10)
+    search.seed([DEFAULT])
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    assert search.history.evaluated == 4
+    rest = FakeBench()
+    resumed = make_search(study, rest, 10, seed=1)
+    assert resumed.history.evaluated == 4 and resumed.history.best == search.history.best
+    resumed.run()
+    assert len(rest.log) == 6 and not set(rest.log) & set(bench.log)
+    assert resumed.seconds >= search.history.seconds
+
+
+def test_an_exhausted_space_ends_the_search(study: optuna.Study) -> None:
+    bench = FakeBench()
+    search = make_search(study, bench, 10_000)
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    search.run()
+    pairs = sum(rows * columns <= 16 for rows in range(1, 9) for columns in range(1, 9))
+    assert len(bench.log) == len(set(bench.log))
+    assert 0.9 * 9 * pairs < len(bench.log) <= 9 * pairs  # 3 chunks, fused and with 2 project chunks
+    assert len(study.trials) < 4 * len(bench.log) + 2 * MAX_MISSES
+
+
+def test_the_time_limit_ends_it_with_at_least_one_verified_config(study: optuna.Study) -> None:
+    bench = FakeBench({DEFAULT: Outcome.WRONG_ANSWER}, delay_s=0.05)
+    search = make_search(study, bench, 1000, timeout_s=0.01)
+    search.seed([DEFAULT, FakeConfig("fused", 1, 1, 16)])
+    search.run()
+    assert bench.log == [DEFAULT, FakeConfig("fused", 1, 1, 16)]
+    assert search.history.best is not None
+
+
+def test_equal_seeds_give_equal_searches() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logs = []
+    for seed in (5, 5, 6):
+        bench = FakeBench()
+        make_search(optuna.create_study(direction="maximize"), bench, 30, seed=seed).run()
+        logs.append(bench.log)
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_progress_is_reported(study: optuna.Study) -> None:
+    snapshots: list[Snapshot] = []
+    make_search(study, FakeBench(), 7, report=snapshots.append).run()
+    assert [one.done for one in snapshots] == list(range(8))
+    assert snapshots[0].best_us is None and snapshots[-1].best_us == 1.0
+    assert snapshots[-1].trials == snapshots[-1].new == 7 and snapshots[-1].ahead == 0

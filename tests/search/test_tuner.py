@@ -1,0 +1,238 @@
+"""tune(): what is saved and when, what is never replaced, and a real search without a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kgen.search import SearchInterrupted, Snapshot, find, silent, tune, tuner
+
+from kgen import tuned
+from kgen.blocks.convfirst import space
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.compile import Cubin, Resources
+from kgen.devices import find_device, local_devices
+from kgen.env import nvrtc_version
+from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
+from kgen.machine import efficiency
+from kgen.tuned import Measurement
+from kgen.worker import Job, Outcome, Result
+
+NAMED = find_device("h200")
+LOCAL = replace(NAMED, ordinal=0)
+PROBLEM = ConvFirst(1, 7, 7, 16)
+FILE = Path("convfirst") / "nvidia-h200.json"
+
+needs_nvrtc = pytest.mark.skipif(nvrtc_version() is None, reason="needs NVRTC, which the extra cuda13 brings")
+
+
+class FakePool:
+    def __enter__(self) -> FakePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, source: Any, arch: str) -> Future[Cubin]:
+        future: Future[Cubin] = Future()
+        future.set_result(Cubin(b"", arch, source.digest, {"kernel": Resources(64, 0, 0, 0, 0)}, "", 0.1))
+        return future
+
+
+class FakeWorker:
+    """Measures every job at ``latency_us``, unless ``answer`` has something else to say of the nth job."""
+
+    latency_us = 10.0
+    answer: Callable[[int], Result | None] = staticmethod(lambda number: None)
+
+    def __init__(self, device: Any) -> None:
+        self.jobs = 0
+
+    def __enter__(self) -> FakeWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, job: Job, timeout_s: float) -> Result:
+        self.jobs += 1
+        other = type(self).answer(self.jobs)
+        if other is not None:
+            return other
+        if job.device.ordinal is None:
+            return Result(Outcome.OK, error=1e-4)
+        time_us = type(self).latency_us + self.jobs
+        share = efficiency(job.problem.flops, time_us, job.device)
+        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, share, 1e-4), error=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
+    monkeypatch.setattr(space, "_DRAWS", 300)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
+    class Worker(FakeWorker):
+        pass
+
+    monkeypatch.setattr(tuner, "CompilePool", FakePool)
+    monkeypatch.setattr(tuner, "Worker", Worker)
+    monkeypatch.setattr(tuner, "_check_tools", lambda device: None)
+    monkeypatch.setattr(tuned, "_driver_version", lambda: "13.0")
+    return Worker
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / FILE).read_bytes())["entries"]
+    return found
+
+
+def test_a_measured_search_saves_the_best(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    entry = tune(PROBLEM, LOCAL, trials=5, timeout_s=60, out=tmp_path / "out")
+    assert entry.measured is not None and entry.measured.median_us == 11.0  # the first is the fastest
+    assert (entry.trials, entry.error, entry.problem) == (5, 1e-4, PROBLEM)
+    assert entry.modelled_us is not None and entry.intensity > 0 and 0 < entry.attainable_efficiency <= 1
+    (saved,) = entries(tmp_path / "out")
+    assert saved["measured"]["median_us"] == 11.0 and saved["config"] == entry.config.to_json()
+    tune(PROBLEM, LOCAL, trials=6, timeout_s=60)
+    assert entries(tmp_path / "user")[0]["trials"] == 6
+
+
+def test_every_improvement_is_saved_at_once(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def answer(number: int) -> Result | None:
+        if (tmp_path / "out" / FILE).exists():
+            seen.append(entries(tmp_path / "out")[0]["measured"]["median_us"])
+        time_us = 100.0 - 10 * number
+        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, 1 / time_us, 0.0), error=0.0)
+
+    fakes.answer = staticmethod(answer)
+    tune(PROBLEM, LOCAL, trials=4, timeout_s=60, out=tmp_path / "out")
+    assert seen == [90.0, 80.0, 70.0]
+
+
+def test_ctrl_c_keeps_the_best_so_far(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    def answer(number: int) -> Result | None:
+        if number == 3:
+            raise KeyboardInterrupt
+        return None
+
+    fakes.answer = staticmethod(answer)
+    with pytest.raises(SearchInterrupted) as caught:
+        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out")
+    assert caught.value.found is not None and caught.value.found.entry.trials == 2
+    assert entries(tmp_path / "out")[0]["trials"] == 2
+    fakes.answer = staticmethod(lambda number: None)
+    assert tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out").trials == 9
+
+
+def test_ctrl_c_before_anything_was_found(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    def answer(number: int) -> Result | None:
+        raise KeyboardInterrupt
+
+    fakes.answer = staticmethod(answer)
+    with pytest.raises(SearchInterrupted) as caught:
+        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out")
+    assert caught.value.found is None and not (tmp_path / "out").exists()
+
+
+def test_wrong_ones_are_passed_over_in_a_modelled_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "it is wrong") if number < 3 else None)
+    snapshots: list[Snapshot] = []
+    entry = tune(PROBLEM, NAMED, trials=8, timeout_s=60, out=tmp_path / "out", progress=snapshots.append)
+    assert entry.measured is None and entry.modelled_us is not None and entry.error == 1e-4
+    assert snapshots[-1].failures["wrong_answer"] == 2 and not snapshots[-1].measured
+    assert entries(tmp_path / "out")[0]["measured"] is None
+
+
+def test_a_search_in_which_nothing_passes_says_why(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    fakes.answer = staticmethod(lambda number: Result(Outcome.CRASHED, "the sky fell"))
+    with pytest.raises(StudyError, match=r"none did .*3 crashed.*the sky fell"):
+        tune(PROBLEM, LOCAL, trials=3, timeout_s=60, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out")
+    before = (tmp_path / "out" / FILE).read_bytes()
+    with pytest.raises(TunedConfigError, match="must not replace a measured entry"):
+        tune(PROBLEM, NAMED, trials=2, timeout_s=60, out=tmp_path / "out")
+    assert (tmp_path / "out" / FILE).read_bytes() == before
+    tune(replace(PROBLEM, batch=2), NAMED, trials=2, timeout_s=60, out=tmp_path / "out")
+    assert len(entries(tmp_path / "out")) == 2
+
+
+def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    only = {"timeout_s": 60, "out": out, "seed": 0, "progress": silent}
+    fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
+    first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
+    fakes.answer, fakes.latency_us = staticmethod(lambda number: None), 50.0
+    second = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "2"), **only)
+    assert second.kept is not None and second.kept.config == first.entry.config != second.entry.config
+    assert entries(out)[0]["measured"]["median_us"] == 12.0
+    fakes.latency_us = 1.0
+    third = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "3"), **only)
+    assert third.kept is None and entries(out)[0]["measured"]["median_us"] == 2.0
+
+
+def test_a_corrupt_file_is_refused_before_the_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    path = tmp_path / "out" / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"schema_version": 1, "entr')
+    with pytest.raises(TunedConfigError, match="corrupt or truncated"):
+        tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out")
+    assert path.read_bytes() == b'{"schema_version": 1, "entr'
+
+
+def test_a_folder_that_cannot_be_written(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TunedConfigError, match="must be writable"):
+        tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "file")
+    assert tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out").trials == 2
+
+
+@pytest.mark.parametrize("limits", [{"trials": 0, "timeout_s": 1}, {"trials": 1, "timeout_s": 0}])
+def test_limits_must_be_positive(limits: dict[str, int]) -> None:
+    with pytest.raises(ProblemError, match="must be greater than 0"):
+        tune(PROBLEM, NAMED, **limits)  # type: ignore[arg-type]
+
+
+def test_missing_tools_are_named_and_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(tuner.env, "nvrtc_version", lambda: "13.0")
+    with pytest.raises(CompileError, match="CXX must name a working"):
+        tune(PROBLEM, NAMED, trials=2, timeout_s=60)
+    monkeypatch.setattr(tuner.env, "nvrtc_version", lambda: None)
+    with pytest.raises(CompileError, match="install them"):
+        tune(PROBLEM, NAMED, trials=2, timeout_s=60)
+    assert not (tmp_path / "cache" / "studies").exists()
+
+
+@needs_nvrtc
+@pytest.mark.timeout(180)
+def test_a_search_without_a_gpu(tmp_path: Path) -> None:
+    entry = tune(PROBLEM, NAMED, trials=3, timeout_s=120, out=tmp_path / "out")
+    assert entry.measured is None and entry.trials == 3
+    assert entry.error is not None and 0 < entry.error < 1e-2
+    assert list((tmp_path / "cache" / "kernels").glob("*.cubin"))
+    resumed = tune(PROBLEM, NAMED, trials=3, timeout_s=120, out=tmp_path / "again")
+    assert resumed.config == entry.config and resumed.trials == 3
+
+
+@pytest.mark.gpu
+def test_a_search_with_a_gpu(tmp_path: Path) -> None:
+    problem, device = ConvFirst(4, 14, 14, 64), local_devices()[0]
+    entry = tune(problem, device, trials=6, timeout_s=120, out=tmp_path / "out")
+    assert entry.measured is not None and entry.trials == 6
+    assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
+    assert 0 < entry.measured.efficiency < 1

@@ -1,0 +1,281 @@
+"""The command line: JSON on stdout, one sentence and exit code 2 for bad input, and the commands end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kgen.blocks.convfirst import default_config
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.cli import main
+from kgen.devices import find_device
+from kgen.env import nvrtc_version
+
+needs_nvrtc = pytest.mark.skipif(nvrtc_version() is None, reason="needs NVRTC, which the extra cuda13 brings")
+SMALL = ("convfirst", "--channels", "16", "--size", "7", "--device", "h200")
+FILE = Path("convfirst") / "nvidia-h200.json"
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
+
+
+@pytest.fixture
+def kgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["kgen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def test_devices(kgen: Any) -> None:
+    ran = kgen("devices", "--json")
+    known = {device["device"]: device for device in ran.json}
+    assert ran.code == 0 and {"h200", "h100", "a100", "l4", "rtx3090", "rtx4090", "rtx5090", "b200"} <= set(known)
+    assert all(device["source"] and device["peak_flops"] > 1e13 for device in known.values())
+    text = kgen("devices").out
+    assert "NVIDIA GeForce RTX 4090" in text and known["a100"]["source"] in text
+
+
+def test_explain(kgen: Any) -> None:
+    ran = kgen("explain", *SMALL, "--json")
+    assert ran.code == 0 and ran.json["origin"] == "default" and ran.json["device"] == "h200"
+    figures = ran.json
+    ideal_us = figures["flops"] / find_device("h200").peak_flops * 1e6
+    assert figures["ideal_us"] == pytest.approx(ideal_us)
+    assert figures["intensity_flop_per_byte"] == pytest.approx(figures["flops"] / figures["dram_bytes"])
+    assert figures["attainable_efficiency"] == pytest.approx(ideal_us / figures["attainable_us"])
+    stages = [stage for kernel in figures["kernels"] for stage in kernel["stages"]]
+    assert sum(stage["dram_bytes"] for stage in stages) == figures["dram_bytes"]
+    text = kgen("explain", *SMALL).out
+    for word in ("grouped conv", "shared KB", "threads", "ideal latency", "intensity", "waterline", "attainable eff"):
+        assert word in text
+
+
+def test_explain_takes_a_config_as_text_or_file(kgen: Any, tmp_path: Path) -> None:
+    config = kgen("explain", *SMALL, "--json").json["config"] | {"stages": 3}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    for given in (json.dumps(config), str(path)):
+        ran = kgen("explain", *SMALL, "--json", "--config", given)
+        assert ran.json["origin"] == "--config" and ran.json["config"]["stages"] == 3
+
+
+PROBLEM = ("--channels", "16", "--size", "7")
+BAD = {
+    "channels": (("explain", "convfirst", "--channels", "65", "--size", "7"), "channels must be a multiple of 16"),
+    "size": (
+        ("tune", "convfirst", "--channels", "64", "--size", "0"),
+        "height must be an integer >= 1, but got height=0",
+    ),
+    "no size": (("tune", "convfirst", "--channels", "64"), "needs a height and a width"),
+    "one side": (("tune", "convfirst", "--channels", "64", "--height", "7"), "needs a height and a width"),
+    "both": (("tune", "convfirst", *PROBLEM, "--width", "7"), "either --size or --height and --width"),
+    "activation": (("check", "convfirst", *PROBLEM, "--act", "swish"), "activation must be one of silu, relu"),
+    "dtype": (("check", "convfirst", *PROBLEM, "--dtype", "float32"), "dtype must be one of float16, bfloat16"),
+    "expansion": (("check", "convfirst", *PROBLEM, "--expansion", "9"), "expansion must be a number from 1 to 8"),
+    "nan": (("check", "convfirst", *PROBLEM, "--expansion", "nan"), "expansion must be a number from 1 to 8"),
+    "device": (("tune", "convfirst", *PROBLEM, "--device", "h201"), "device must be one of"),
+    "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
+    "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
+    "timeout": (("tune", *SMALL, "--timeout", "-1"), "timeout must be greater than 0"),
+    "config text": (("explain", *SMALL, "--config", '{"stages": '), "--config must be JSON"),
+    "config file": (
+        ("explain", *SMALL, "--config", "no/such/file.json"),
+        "--config must be JSON text or a readable file",
+    ),
+    "config field": (("explain", *SMALL, "--config", '{"stages": 2}'), "boundary is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(name: str, kgen: Any) -> None:
+    arguments, sentence = BAD[name]
+    ran = kgen(*arguments, "--json")
+    assert (ran.code, ran.out) == (2, "")
+    assert sentence in ran.err and ran.err.startswith("kgen: ") and ran.err.count("\n") == 1
+
+
+def test_an_infeasible_config_is_bad_input(kgen: Any) -> None:
+    config = default_config(ConvFirst(1, 7, 7, 16), find_device("h200")).to_json()
+    ran = kgen("explain", *SMALL, "--config", json.dumps(config | {"stages": 1}))
+    assert ran.code == 2 and "stages must be >= 2" in ran.err
+    ran = kgen("explain", *SMALL, "--config", json.dumps(config | {"pixels": "many"}))
+    assert ran.code == 2 and "pixels must be an integer >= 1" in ran.err
+
+
+def test_usage_errors_exit_with_2(kgen: Any) -> None:
+    for arguments in (("tune", "convfirst"), ("tune", "mbconv"), ("explain", *SMALL, "--batch", "many"), ("nothing",)):
+        ran = kgen(*arguments)
+        assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b'{"schema_version": 1, "block": "convfi', "corrupt or truncated"),
+        (b"\x00\xff\x00", "corrupt or truncated"),
+        (b'{"schema_version": 2, "block": "convfirst", "environment": {}, "entries": []}', "schema_version 1"),
+        (b'{"schema_version": 1, "block": "convfirst", "environment": {}, "entries": 3}', "entries must be a list"),
+    ],
+)
+def test_a_bad_tuned_file_is_named_and_kept(content: bytes, sentence: str, kgen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "out" / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    for arguments in (
+        ("show", "--folder", str(tmp_path / "out")),
+        ("explain", *SMALL, "--folder", str(tmp_path / "out")),
+        ("check", *SMALL, "--emulate", "--folder", str(tmp_path / "out")),
+        ("tune", *SMALL, "--out", str(tmp_path / "out"), "--trials", "1"),
+    ):
+        ran = kgen(*arguments)
+        assert ran.code == 2 and sentence in ran.err and str(path) in ran.err and ran.out == ""
+    assert path.read_bytes() == content
+
+
+@needs_nvrtc
+def test_a_storage_that_is_no_study_is_named_and_kept(kgen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n")
+    ran = kgen("tune", *SMALL, "--storage", str(path), "--trials", "1", "--json")
+    assert ran.code == 2 and "holds something else; pass another --storage" in ran.err and ran.out == ""
+    assert path.read_text() == "my notes\n"
+
+
+@needs_nvrtc
+@pytest.mark.timeout(120)
+def test_an_output_folder_that_cannot_be_written(kgen: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = kgen("tune", *SMALL, "--out", str(tmp_path / "file"), "--trials", "1", "--json")
+    assert ran.code == 2 and "must be writable" in ran.err and "choose another folder" in ran.err and ran.out == ""
+    resumed = kgen("tune", *SMALL, "--out", str(tmp_path / "out"), "--trials", "1", "--json")
+    assert resumed.code == 0 and resumed.json["entry"]["trials"] == 1  # what was evaluated is not lost
+
+
+@needs_nvrtc
+def test_no_compiler_for_the_emulator(kgen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    for command in (("tune", *SMALL), ("check", *SMALL, "--emulate")):
+        ran = kgen(*command)
+        assert ran.code == 2 and "CXX must name a working C++ compiler" in ran.err and ran.out == ""
+
+
+@needs_nvrtc
+@pytest.mark.timeout(240)
+def test_tune_show_explain_check(kgen: Any, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    tuned = kgen("tune", *SMALL, "--trials", "3", "--out", out, "--json")
+    assert tuned.code == 0 and tuned.err == ""
+    assert tuned.json["path"] == str(tmp_path / "out" / FILE) and tuned.json["kept"] is False
+    entry = tuned.json["entry"]
+    assert entry["measured"] is None and entry["modelled_us"] > 0 and entry["trials"] == 3
+
+    (file,) = [file for file in kgen("show", "--folder", out, "--json").json if file["path"] == tuned.json["path"]]
+    assert file["entries"] == [entry] and file["environment"]["gpu"] == "NVIDIA H200"
+    assert "modelled" in kgen("show", "--folder", out).out
+
+    explained = kgen("explain", *SMALL, "--folder", out, "--json").json
+    assert explained["origin"] == tuned.json["path"] and explained["config"] == entry["config"]
+    assert explained["attainable_efficiency"] == pytest.approx(entry["attainable_efficiency"], rel=1e-3)
+
+    checked = kgen("check", *SMALL, "--emulate", "--folder", out, "--json")
+    assert checked.code == 0 and checked.json["passed"] and checked.json["config"] == entry["config"]
+    assert 0 < checked.json["error"] <= checked.json["bound"]
+    near = kgen("check", *SMALL, "--size", "8", "--emulate", "--folder", out)
+    assert near.code == 0 and "the nearest one is used" in near.err and near.out.startswith("passed: ")
+
+    again = kgen("tune", *SMALL, "--trials", "3", "--out", out)
+    assert again.code == 0 and f"saved in {tuned.json['path']}" in again.out and "modelled (not measured)" in again.out
+
+
+def test_a_wrong_kernel_exits_with_1(kgen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen import worker
+    from kgen.compile import Cubin
+
+    class Wrong:
+        def __init__(self, device: Any) -> None: ...
+        def __enter__(self) -> Wrong:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def run(self, job: Any, timeout_s: float) -> worker.Result:
+            return worker.Result(worker.Outcome.WRONG_ANSWER, "the error is too large")
+
+    monkeypatch.setattr(worker, "Worker", Wrong)
+    monkeypatch.setattr("kgen.compile.compile_cubin", lambda source, arch: Cubin(b"", arch, "", {}, "", 0.0))
+    ran = kgen("check", *SMALL, "--emulate", "--json")
+    assert ran.code == 1 and ran.json["outcome"] == "wrong_answer" and ran.json["reason"] == "the error is too large"
+    assert "wrong_answer: convfirst(batch 1, 7x7" in kgen("check", *SMALL, "--emulate").out
+
+
+def spawn(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kgen", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], limit_s: float = 90.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end_s, process.communicate()
+        time.sleep(0.05)
+
+
+@needs_nvrtc
+@pytest.mark.timeout(240)
+def test_ctrl_c_and_sigkill_keep_what_was_found(kgen: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("tune", *SMALL, "--trials", "100000", "--timeout", "300", "--out", str(out), "--json")
+    process = spawn(*command)
+    wait_for(out / FILE, process)
+    os.kill(process.pid, signal.SIGINT)
+    printed, complaint = process.communicate(timeout=30)
+    assert (process.returncode, complaint) == (130, "")
+    first = json.loads(printed)["entry"]
+    assert first == json.loads((out / FILE).read_bytes())["entries"][0]
+
+    process = spawn(*command)
+    time.sleep(4.0)
+    process.kill()
+    process.communicate(timeout=30)
+    survived = json.loads((out / FILE).read_bytes())["entries"][0]
+    assert survived["trials"] >= first["trials"]
+    resumed = kgen("tune", *SMALL, "--trials", "1", "--out", str(out), "--json")
+    assert resumed.code == 0 and resumed.json["entry"]["trials"] >= survived["trials"]
+
+
+@pytest.mark.gpu
+def test_tune_and_check_on_the_gpu(kgen: Any, tmp_path: Path) -> None:
+    problem = ("convfirst", "--channels", "64", "--size", "14", "--batch", "4")
+    tuned = kgen("tune", *problem, "--trials", "4", "--out", str(tmp_path / "out"), "--json")
+    assert tuned.code == 0 and tuned.json["entry"]["measured"]["median_us"] > 0
+    checked = kgen("check", *problem, "--folder", str(tmp_path / "out"), "--json")
+    assert checked.code == 0 and checked.json["passed"] and checked.json["error"] <= checked.json["bound"]
