@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ class Snapshot:
         return min(limit_s, self.elapsed_s / self.new * max(0, self.trials - self.done))
 
     def __str__(self) -> str:
-        parts = [f"{self.done}/{self.trials} trials", f"{self.ahead} ahead"]
+        parts = [f"{self.done}/{self.trials} trials", f"{_clock(self.left_s)} left"]
         if self.best_us is not None and self.best_efficiency is not None:
-            kind = "" if self.measured else " (modelled)"
-            parts.append(f"best {self.best_us:.1f} us, efficiency {self.best_efficiency:.1%}{kind}")
-        parts += [f"{count} {kind}" for kind, count in sorted(self.failures.items())]
-        return ", ".join([*parts, f"{_clock(self.left_s)} left"])
+            kind = "" if self.measured else " modelled"
+            parts.append(f"best {self.best_us:.1f} us{kind}, efficiency {self.best_efficiency:.1%}")
+        outcomes: Counter[str] = Counter()
+        for kind, count in self.failures.items():
+            outcomes[kind.partition(":")[0]] += count  # without the rule that an infeasible one breaks
+        parts += [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
+        return ", ".join([*parts, f"{self.ahead} ahead"])
 
 
 Report = Callable[[Snapshot], None]
@@ -65,8 +69,12 @@ def terminal_progress(stream: TextIO | None = None) -> Iterator[Report]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    )
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
         task = bar.add_task("compiling the first candidates", total=None)
 

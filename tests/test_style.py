@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -38,7 +39,7 @@ def test_jinja_after_the_prologue_says_why(path: Path) -> None:
     assert text.count(END_OF_PROLOGUE) == 1
     lines = text[text.index(END_OF_PROLOGUE) :].splitlines()
     closing = re.compile(r"{%-?\s*end")
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if re.search(r"{{|{%", line) and not closing.search(line):
             assert "{#" in line or "{#" in before, f"{path.name} uses Jinja without a reason: {line.strip()}"
 

@@ -10,10 +10,13 @@ __device__ inline unsigned char* dynamic_shared_memory() {
     return bytes;
 }
 
-__device__ inline u32 load_global_u32(const void* p) { return __ldg(static_cast<const u32*>(p)); }
 __device__ inline FloatPair load_global_f32x2(const void* p) {
     const float2 v = __ldg(static_cast<const float2*>(p));
     return {v.x, v.y};
+}
+__device__ inline Vec16 load_global_16(const void* p) {
+    const uint4 v = __ldg(static_cast<const uint4*>(p));
+    return {{v.x, v.y, v.z, v.w}};
 }
 __device__ inline void store_global_16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
 __device__ inline Vec16 load_shared_16(const void* p) { return *static_cast<const Vec16*>(p); }

@@ -57,11 +57,23 @@ __device__ inline void store_accumulator(unsigned char* tile, int pitch, const f
     store_shared_u32(at + 8 * pitch, pack<T>(acc[2], acc[3]));
 }
 
+// Runs body(i) for every i in [0, Count) that is this thread's, an equal share of a fixed number of rounds each.
+template <int Threads, int Count, class Body>
+__device__ inline void share_out(int thread, Body body) {
+    constexpr int ROUNDS = Count / Threads;
+#pragma unroll 4
+    for (int round = 0; round < ROUNDS; ++round) body(round * Threads + thread);
+    if constexpr (Count % Threads > 0) {
+        if (thread < Count % Threads) body(ROUNDS * Threads + thread);
+    }
+}
+
 // Starts copying Rows rows of RowBytes bytes (a multiple of 16), `stride` bytes apart in global memory and contiguous in
 // shared memory, spread over Threads threads.
 template <int Threads, int Rows, int RowBytes>
 __device__ inline void copy_async(unsigned char* shared, const unsigned char* global, int stride) {
     constexpr int UNITS = RowBytes / 16;
-    for (int i = threadIdx.x; i < Rows * UNITS; i += Threads)
+    share_out<Threads, Rows * UNITS>(threadIdx.x, [&](int i) {
         cp_async_16(shared + i * 16, global + i / UNITS * stride + i % UNITS * 16, true);
+    });
 }

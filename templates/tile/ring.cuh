@@ -2,13 +2,12 @@
 #pragma once
 #include "ptx/cp_async.cuh"
 
-// `Load` has `operator()(int step, unsigned char* slot)`, which issues this thread's copies of a step.
+// `Load` has `operator()(unsigned char* slot)`, which issues this thread's copies of the next step.
 template <int Stages, int SlotBytes, class Load>
 struct Ring {
     static_assert(Stages >= 2, "one slot is read while another is filled");
     unsigned char* slots;
     Load load;
-    int issued = 0;
     int fill = 0;
     int use = 0;
 
@@ -17,7 +16,7 @@ struct Ring {
     }
 
     __device__ void prefetch() {
-        load(issued++, slots + fill * SlotBytes);
+        load(slots + fill * SlotBytes);
         cp_async_commit();
         fill = fill + 1 == Stages ? 0 : fill + 1;
     }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from kgen.search import SearchInterrupted, Snapshot, find, silent, tune, tuner
 
 from kgen import tuned
-from kgen.blocks.convfirst import space
+from kgen.blocks.convfirst import favourites
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.compile import Cubin, Resources
 from kgen.devices import find_device, local_devices
@@ -27,6 +28,8 @@ NAMED = find_device("h200")
 LOCAL = replace(NAMED, ordinal=0)
 PROBLEM = ConvFirst(1, 7, 7, 16)
 FILE = Path("convfirst") / "nvidia-h200.json"
+
+cached_favourites = lru_cache(favourites)
 
 needs_nvrtc = pytest.mark.skipif(nvrtc_version() is None, reason="needs NVRTC, which the extra cuda13 brings")
 
@@ -75,7 +78,7 @@ class FakeWorker:
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
-    monkeypatch.setattr(space, "_DRAWS", 300)
+    monkeypatch.setattr("kgen.blocks.convfirst.favourites", cached_favourites)  # a second each, and always the same
 
 
 @pytest.fixture

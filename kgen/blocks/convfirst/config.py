@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Boundary = Literal["fused", "split"]
+Boundary = Literal["fused", "split", "layers"]
 WeightResidency = Literal["resident", "streamed"]
 Grid = Literal["persistent", "one_shot"]
 ConvReuse = Literal["rows", "none"]
@@ -22,7 +22,8 @@ class ConvFirstConfig:
     """
 
     boundary: Boundary
-    """``fused``: one kernel. ``split``: conv + expand + activation, then project + residual in a second kernel."""
+    """``fused``: one kernel. ``split``: conv + expand + activation, then project + residual in a second kernel.
+    ``layers``: conv, expand + activation, project + residual, a kernel each."""
     tile_h: int
     tile_w: int
     pixels: int
@@ -36,7 +37,7 @@ class ConvFirstConfig:
     out_split: int
     """CTAs over which one tile's output channels are split."""
     hidden_split: int
-    """CTAs over which one tile's hidden channels are split (split boundary only)."""
+    """CTAs over which one tile's hidden channels are split (1 when fused)."""
     stages: int
     """Slots of the cp.async ring."""
     weights: WeightResidency
@@ -51,13 +52,13 @@ class ConvFirstConfig:
     ctas_per_sm: int
     """Occupancy asked of the compiler through __launch_bounds__."""
     project_pixels: int | None = None
-    """Second kernel (split boundary only; None when fused): pixels per CTA."""
+    """Pointwise kernels beyond the fusion boundary (None when fused): pixels per CTA."""
     project_warps_m: int | None = None
     project_warps_n: int | None = None
     project_warps_k: int | None = None
-    """Warp groups that split the sum over hidden channels and add their parts at the end."""
+    """Warp groups that split the sum over input channels and add their parts at the end."""
     project_chunk: int | None = None
-    """Hidden channels per pipeline step of the second kernel."""
+    """Input channels per pipeline step."""
     project_stages: int | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from kgen.devices import Device
 from kgen.model import predict_us
 
 _DRAWS = 1500
-_STARTS = 4
+_STARTS = 2
 _ALIKE = 3
 """Favourites that may share boundary, tile and warps: the model is too coarse to spend all of them on one."""
 
@@ -31,8 +31,8 @@ def favourites(problem: ConvFirst, device: Device, count: int) -> list[ConvFirst
     predicted = {config: _predict_us(problem, config, device) for config in drawn}
     starts = [
         config
-        for boundary in ("fused", "split")
-        for config in _fastest([c for c in drawn if c.boundary == boundary], predicted, _STARTS // 2)
+        for boundary in choices(problem)["boundary"]
+        for config in _fastest([c for c in drawn if c.boundary == boundary], predicted, _STARTS)
     ]
     for start in starts:
         _climb(problem, start, device, predicted)
@@ -91,7 +91,7 @@ def _neighbours(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> 
                 if pixels % (16 * warps_m) == 0:
                     for reuse in values["conv_reuse"]:
                         yield relax(problem, replace(config, **tile, conv_reuse=reuse), device)
-    for warps_n in values["warps_n"]:
+    for warps_n in values["warps_n"] if config.boundary != "layers" else ():
         for blocks in (1, 2, 4):
             chunk = 16 * warps_n * blocks
             for split in values["hidden_split"] if config.boundary == "split" else (1,):

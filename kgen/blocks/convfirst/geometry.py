@@ -5,7 +5,7 @@ They mirror the constexpr numbers of ``templates/convfirst.cu.j2``, which assert
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kgen.blocks.convfirst.config import ConvFirstConfig
 from kgen.blocks.convfirst.problem import ConvFirst
@@ -26,7 +26,7 @@ def pitch_bytes(elements: int) -> int:
 
 @dataclass(frozen=True)
 class MainGeometry:
-    """The first kernel (conv, expand, activation; and project when fused)."""
+    """The first kernel: conv; expand and activation unless they are a layer of their own; project when fused."""
 
     problem: ConvFirst
     config: ConvFirstConfig
@@ -34,6 +34,16 @@ class MainGeometry:
     @property
     def fused(self) -> bool:
         return self.config.boundary == "fused"
+
+    @property
+    def conv_only(self) -> bool:
+        return self.config.boundary == "layers"
+
+    @property
+    def symbol(self) -> str:
+        return {"fused": "convfirst_fused", "split": "convfirst_conv_expand", "layers": "convfirst_conv"}[
+            self.config.boundary
+        ]
 
     @property
     def warps(self) -> int:
@@ -45,7 +55,10 @@ class MainGeometry:
 
     @property
     def splits(self) -> int:
-        return self.config.out_split if self.fused else self.config.hidden_split
+        """Work items of one tile: parts of its output or hidden channels, or the channel chunks of a lone conv."""
+        return {"fused": self.config.out_split, "split": self.config.hidden_split, "layers": self.conv_chunks}[
+            self.config.boundary
+        ]
 
     @property
     def tiles(self) -> int:
@@ -61,8 +74,18 @@ class MainGeometry:
         return (self.config.tile_h + 2) * (self.config.tile_w + 2)
 
     @property
-    def conv_steps(self) -> int:
+    def conv_chunks(self) -> int:
         return self.problem.channels // self.config.channel_chunk
+
+    @property
+    def conv_steps(self) -> int:
+        """Pipeline steps of one work item that convolve a channel chunk."""
+        return 1 if self.conv_only else self.conv_chunks
+
+    @property
+    def channels_per_item(self) -> int:
+        """Channels that one work item convolves."""
+        return self.config.channel_chunk if self.conv_only else self.problem.channels
 
     @property
     def hidden_per_item(self) -> int:
@@ -70,7 +93,7 @@ class MainGeometry:
 
     @property
     def hidden_steps(self) -> int:
-        return self.hidden_per_item // self.config.hidden_chunk
+        return 0 if self.conv_only else self.hidden_per_item // self.config.hidden_chunk
 
     @property
     def outputs_per_item(self) -> int:
@@ -88,7 +111,7 @@ class MainGeometry:
 
     @property
     def hidden_in_shared(self) -> bool:
-        return not self.fused or self.config.warps_n > 1
+        return self.config.boundary == "split" or (self.fused and self.config.warps_n > 1)
 
     @property
     def hidden_weight_bytes(self) -> int:
@@ -104,14 +127,14 @@ class MainGeometry:
 
     @property
     def shared_bytes(self) -> int:
-        config, channels = self.config, self.problem.channels
+        config = self.config
         # Halo rows lie a multiple of 8 pixels plus tile_w apart, which keeps ldmatrix free of bank conflicts.
         halo_row = config.tile_w + (2 if config.tile_w % 8 == 0 else 8)
         conv_slot = ((config.tile_h + 2) * halo_row + 1) * pitch_bytes(config.channel_chunk)
         conv_slot += config.channel_chunk // 16 * CONV_PAIR_BYTES
         resident = config.weights == "resident"
-        slot = max(conv_slot, 0 if resident else self.hidden_weight_bytes)
-        total = config.stages * slot + config.pixels * pitch_bytes(channels)
+        slot = max(conv_slot, 0 if resident or self.conv_only else self.hidden_weight_bytes)
+        total = config.stages * slot + config.pixels * pitch_bytes(self.channels_per_item)
         if self.hidden_in_shared:
             total += config.pixels * pitch_bytes(config.hidden_chunk)
         return total + (self.hidden_steps * self.hidden_weight_bytes if resident else 0)
@@ -121,38 +144,29 @@ class MainGeometry:
         """Registers a thread holds at its fullest moment, without addresses and loop counters."""
         output = 8 * self.m_tiles * self.project_blocks
         held = 4 * self.m_tiles * self.problem.channels // 16 if self.config.conv_output == "registers" else 0
-        expand = 2 * 8 * self.m_tiles * self.expand_blocks + 4 * self.m_tiles + 4  # this chunk and the one before
+        chunks = 2 * 8 * self.m_tiles * self.expand_blocks  # this one and the one before
+        operands = 2 * (4 * self.expand_blocks + (0 if held else 4 * self.m_tiles))
+        pairs = 2 if self.config.channel_chunk // 16 % (2 * self.config.warps_n) == 0 else 1
         rows = 4 * self.conv_loads if self.config.conv_reuse == "rows" else 4 * self.m_tiles
-        conv = 20 + rows + 4 * self.m_tiles
-        return output + self.conv_loads + max(held + expand, conv)
+        conv = pairs * (20 + 2 * rows + 8 * self.m_tiles) + self.conv_loads + output // 2
+        return conv if self.conv_only else max(output + held + chunks + operands, conv)
 
 
 @dataclass(frozen=True)
-class ProjectGeometry:
-    """The second kernel of the split boundary: project and residual, a matmul over flat pixels."""
+class PointwiseGeometry:
+    """A pointwise kernel beyond the fusion boundary: a matmul over flat pixels, ``inputs`` to ``channels``."""
 
-    problem: ConvFirst
+    symbol: str
+    total_pixels: int
+    inputs: int
+    channels: int
+    split: int
     pixels: int
     warps_m: int
     warps_n: int
     warps_k: int
     chunk: int
     stages: int
-    out_split: int
-
-    @classmethod
-    def of(cls, problem: ConvFirst, config: ConvFirstConfig) -> ProjectGeometry | None:
-        """The geometry, or None where a project field is missing (as it is when fused)."""
-        fields = (
-            config.project_pixels,
-            config.project_warps_m,
-            config.project_warps_n,
-            config.project_warps_k,
-            config.project_chunk,
-            config.project_stages,
-        )
-        numbers = [field for field in fields if field is not None]
-        return cls(problem, *numbers, config.out_split) if len(numbers) == len(fields) else None
 
     @property
     def warps(self) -> int:
@@ -164,7 +178,8 @@ class ProjectGeometry:
 
     @property
     def outputs(self) -> int:
-        return self.problem.channels // self.out_split
+        """Output channels of one work item."""
+        return self.channels // self.split
 
     @property
     def blocks(self) -> int:
@@ -173,11 +188,11 @@ class ProjectGeometry:
 
     @property
     def steps(self) -> int:
-        return self.problem.hidden // self.chunk
+        return self.inputs // self.chunk
 
     @property
     def items(self) -> int:
-        return ceil_div(self.problem.pixels, self.pixels) * self.out_split
+        return ceil_div(self.total_pixels, self.pixels) * self.split
 
     @property
     def shared_bytes(self) -> int:
@@ -188,3 +203,42 @@ class ProjectGeometry:
     @property
     def accumulators(self) -> int:
         return 8 * self.m_tiles * self.blocks + 4 * self.m_tiles + 4
+
+
+def pointwise_kernels(problem: ConvFirst, config: ConvFirstConfig) -> tuple[PointwiseGeometry, ...]:
+    """The pointwise kernels of a config, in launch order: none when fused, project when split, or expand and project.
+
+    The ``project_*`` fields serve both; a config in which one is missing has none.
+    """
+    tile = (
+        config.project_pixels,
+        config.project_warps_m,
+        config.project_warps_n,
+        config.project_warps_k,
+        config.project_chunk,
+        config.project_stages,
+    )
+    sizes = [size for size in tile if size is not None]
+    if config.boundary == "fused" or len(sizes) < len(tile):
+        return ()
+    channels, hidden = problem.channels, problem.hidden
+    pixels, warps_m, warps_n, warps_k, chunk, stages = sizes
+    project = PointwiseGeometry(
+        "convfirst_project",
+        problem.pixels,
+        hidden,
+        channels,
+        config.out_split,
+        pixels,
+        warps_m,
+        warps_n,
+        warps_k,
+        chunk,
+        stages,
+    )
+    if config.boundary == "split":
+        return (project,)
+    expand = replace(
+        project, symbol="convfirst_expand", inputs=channels, channels=hidden, split=config.hidden_split
+    )
+    return (expand, project)

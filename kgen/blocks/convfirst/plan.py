@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kgen.blocks.convfirst.config import ConvFirstConfig
-from kgen.blocks.convfirst.geometry import CONV_PAIR_BYTES, MainGeometry, ProjectGeometry
+from kgen.blocks.convfirst.geometry import CONV_PAIR_BYTES, MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.blocks.convfirst.rules import check, ctas_per_sm
 from kgen.devices import Device
@@ -24,11 +26,12 @@ def plan(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> Program
     """
     check(problem, config, device)
     main = MainGeometry(problem, config)
-    project = None if main.fused else ProjectGeometry.of(problem, config)
-    workspace = 0 if main.fused else 2 * problem.pixels * problem.hidden
-    kernels = [_main_kernel(main, device, workspace)]
-    if project is not None:
-        kernels.append(_project_kernel(project, config, device, workspace))
+    layers = pointwise_kernels(problem, config)
+    z_bytes, hidden_bytes = 2 * problem.pixels * problem.channels, 2 * problem.pixels * problem.hidden
+    workspace = (hidden_bytes if layers else 0) + (z_bytes if main.conv_only else 0)
+    in_dram = workspace > device.l2_bytes // 2  # else it stays in L2 between the kernels
+    kernels = [_main_kernel(main, device, in_dram)]
+    kernels += [_pointwise_kernel(layer, problem, config, device, in_dram) for layer in layers]
     return Program(
         problem=problem,
         config=config,
@@ -41,13 +44,13 @@ def plan(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> Program
             "sigmoid": config.sigmoid,
             "main_symbol": kernels[0].symbol,
         },
-        constants=_constants(main, project),
+        constants=_constants(main, layers),
         kernels=tuple(kernels),
         workspace_bytes=workspace,
     )
 
 
-def _constants(main: MainGeometry, project: ProjectGeometry | None) -> dict[str, int | bool]:
+def _constants(main: MainGeometry, layers: tuple[PointwiseGeometry, ...]) -> dict[str, int | bool]:
     problem, config = main.problem, main.config
     constants: dict[str, int | bool] = {
         "CHANNELS": problem.channels,
@@ -56,6 +59,7 @@ def _constants(main: MainGeometry, project: ProjectGeometry | None) -> dict[str,
         "WIDTH": problem.width,
         "RESIDUAL": problem.residual,
         "FUSED": main.fused,
+        "CONV_ONLY": main.conv_only,
         "TILE_H": config.tile_h,
         "TILE_W": config.tile_w,
         "PIXELS": config.pixels,
@@ -73,17 +77,19 @@ def _constants(main: MainGeometry, project: ProjectGeometry | None) -> dict[str,
         "Z_IN_REGISTERS": config.conv_output == "registers",
         "SHARED_BYTES": main.shared_bytes,
     }
-    if project is not None:
+    if layers:
+        project = layers[-1]
         constants |= {
             "PROJECT_PIXELS": project.pixels,
             "PROJECT_WARPS_M": project.warps_m,
             "PROJECT_WARPS_N": project.warps_n,
-            "PROJECT_THREADS": 32 * project.warps,
             "PROJECT_WARPS_K": project.warps_k,
             "PROJECT_CHUNK": project.chunk,
             "PROJECT_STAGES": project.stages,
             "PROJECT_SHARED_BYTES": project.shared_bytes,
         }
+    if main.conv_only:
+        constants["EXPAND_SHARED_BYTES"] = layers[0].shared_bytes
     return constants
 
 
@@ -94,20 +100,28 @@ def _grid(items: int, splits: int, ctas: int, config: ConvFirstConfig, device: D
     return min(items, max(splits, device.sms * ctas // splits * splits))
 
 
-def _main_kernel(main: MainGeometry, device: Device, workspace: int) -> KernelPlan:
+def _main_kernel(main: MainGeometry, device: Device, in_dram: bool) -> KernelPlan:
     config = main.config
     ctas = min(config.ctas_per_sm, ctas_per_sm(main.shared_bytes, 32 * main.warps, device))
     grid = _grid(main.items, main.splits, ctas, config, device)
-    stages = [_load_stage(main, grid), _conv_stage(main), _expand_stage(main), _activate_stage(main)]
-    stages += [_project_stage(main), _store_output_stage(main)] if main.fused else [_store_hidden_stage(main, device)]
+    stages = [_load_stage(main, grid), _conv_stage(main)]
+    if main.conv_only:
+        stages += [_workspace_stage("store z", main, main.problem.channels, main.channels_per_item, in_dram)]
+    else:
+        stages += [_expand_stage(main), _activate_stage(main)]
+    if main.fused:
+        staged = main.items * main.config.pixels * main.outputs_per_item
+        stages += [_project_stage(main), _output_stage(main.problem, staged)]
+    elif not main.conv_only:
+        stages += [_workspace_stage("store hidden", main, main.problem.hidden, main.hidden_per_item, in_dram)]
     return KernelPlan(
-        symbol="convfirst_fused" if main.fused else "convfirst_expand",
+        symbol=main.symbol,
         stages=tuple(stages),
         grid=grid,
         threads=32 * main.warps,
         shared_bytes=main.shared_bytes,
         work_items=main.items,
-        steps=main.conv_steps + main.hidden_steps + 1,
+        steps=main.conv_steps + (0 if main.conv_only else main.hidden_steps + 1),
         ctas_per_sm=ctas,
         accumulators=main.accumulators,
     )
@@ -115,16 +129,16 @@ def _main_kernel(main: MainGeometry, device: Device, workspace: int) -> KernelPl
 
 def _load_stage(main: MainGeometry, grid: int) -> Stage:
     problem = main.problem
-    halo = main.items * main.halo_pixels * problem.channels * 2
-    conv = problem.channels // 16 * CONV_PAIR_BYTES
+    halo = main.items * main.halo_pixels * main.channels_per_item * 2
+    conv = main.channels_per_item // 16 * CONV_PAIR_BYTES
     hidden = main.hidden_steps * main.hidden_weight_bytes
     loads_of_hidden = grid if main.config.weights == "resident" else main.items
     weights = main.items * conv + loads_of_hidden * hidden
-    unique_weights = conv + main.splits * hidden - (main.splits - 1) * _shared_by_splits(main)
+    unique_hidden = main.splits * hidden - (main.splits - 1) * _shared_by_splits(main)
     return Stage(
-        "load x and weights",
+        "load x" if main.conv_only else "load x and weights",
         "load",
-        dram_bytes=2 * problem.pixels * problem.channels + unique_weights,
+        dram_bytes=2 * problem.pixels * problem.channels + problem.channels // 16 * CONV_PAIR_BYTES + unique_hidden,
         l2_bytes=halo + weights,
         shared_bytes=halo + weights,
     )
@@ -137,11 +151,11 @@ def _shared_by_splits(main: MainGeometry) -> int:
 
 def _conv_stage(main: MainGeometry) -> Stage:
     problem, config = main.problem, main.config
-    groups = problem.channels // GROUP_WIDTH
+    groups = main.channels_per_item // GROUP_WIDTH
     fragments = config.pixels // 16 * groups
     a_bytes = config.warps_m * groups * main.conv_loads * 512
     b_bytes = config.warps_m * groups // 2 * CONV_PAIR_BYTES
-    z_bytes = 2 * config.pixels * problem.channels
+    z_bytes = 2 * config.pixels * main.channels_per_item
     return Stage(
         "grouped conv",
         "conv",
@@ -167,10 +181,15 @@ def _expand_stage(main: MainGeometry) -> Stage:
 
 def _activate_stage(main: MainGeometry) -> Stage:
     elements = main.items * main.config.pixels * main.hidden_per_item
-    special = elements * _SIGMOIDS[main.problem.activation] * _SPECIAL_PER_SIGMOID[main.config.sigmoid]
+    special = _special(main.problem, main.config, elements)
     return Stage(
         "activation", "activate", special=special, shared_bytes=2 * elements if main.hidden_in_shared else 0
     )
+
+
+def _special(problem: ConvFirst, config: ConvFirstConfig, elements: int) -> int:
+    """Special-function operations that activate ``elements``."""
+    return elements * _SIGMOIDS[problem.activation] * _SPECIAL_PER_SIGMOID[config.sigmoid]
 
 
 def _project_stage(main: MainGeometry) -> Stage:
@@ -186,10 +205,6 @@ def _project_stage(main: MainGeometry) -> Stage:
     )
 
 
-def _store_output_stage(main: MainGeometry) -> Stage:
-    return _output_stage(main.problem, main.items * main.config.pixels * main.outputs_per_item)
-
-
 def _output_stage(problem: ConvFirst, staged_elements: int) -> Stage:
     """Residual read and output write; the residual's x is in L2 from the conv's reads, or comes from DRAM once."""
     y_bytes = 2 * problem.pixels * problem.channels
@@ -202,54 +217,68 @@ def _output_stage(problem: ConvFirst, staged_elements: int) -> Stage:
     )
 
 
-def _store_hidden_stage(main: MainGeometry, device: Device) -> Stage:
-    hidden_bytes = 2 * main.problem.pixels * main.problem.hidden
-    staged = 2 * main.items * main.config.pixels * main.hidden_per_item
+def _workspace_stage(name: str, main: MainGeometry, channels: int, per_item: int, in_dram: bool) -> Stage:
+    """Write an intermediate tensor of ``channels`` channels, ``per_item`` of them by each work item."""
+    tensor_bytes = 2 * main.problem.pixels * channels
     return Stage(
-        "store hidden",
+        name,
         "store",
-        dram_bytes=_spilled_to_dram(hidden_bytes, device),
-        l2_bytes=hidden_bytes,
-        shared_bytes=staged,
+        dram_bytes=tensor_bytes if in_dram else 0,
+        l2_bytes=tensor_bytes,
+        shared_bytes=2 * main.items * main.config.pixels * per_item,
     )
 
 
-def _spilled_to_dram(workspace: int, device: Device) -> int:
-    """Hidden bytes that reach DRAM: none while the workspace stays in half of L2 between the two kernels."""
-    return 0 if workspace <= device.l2_bytes // 2 else workspace
-
-
-def _project_kernel(
-    project: ProjectGeometry, config: ConvFirstConfig, device: Device, workspace: int
+def _pointwise_kernel(
+    layer: PointwiseGeometry, problem: ConvFirst, config: ConvFirstConfig, device: Device, in_dram: bool
 ) -> KernelPlan:
-    problem = project.problem
-    ctas = max(1, ctas_per_sm(project.shared_bytes, 32 * project.warps, device))
-    weight_bytes = 2 * problem.hidden * project.outputs
-    hidden_bytes = 2 * project.pixels * problem.hidden
-    x_bytes = 2 * problem.pixels * problem.channels if problem.residual else 0
-    loads = project.items * (hidden_bytes + weight_bytes)
+    ctas = max(1, ctas_per_sm(layer.shared_bytes, 32 * layer.warps, device))
+    weight_bytes = 2 * layer.inputs * layer.outputs
+    input_bytes = 2 * layer.pixels * layer.inputs
+    loads = layer.items * (input_bytes + weight_bytes)
+    outputs = layer.items * layer.pixels * layer.outputs
     load = Stage(
-        "load hidden and weights",
+        "load input and weights",
         "load",
-        dram_bytes=_spilled_to_dram(workspace, device) + 2 * problem.hidden * problem.channels + x_bytes,
+        dram_bytes=(2 * problem.pixels * layer.inputs if in_dram else 0) + 2 * layer.inputs * layer.channels,
         l2_bytes=loads,
         shared_bytes=loads,
     )
     matmul = Stage(
-        "project",
+        layer.symbol.removeprefix("convfirst_"),
         "matmul",
-        flops=2 * problem.pixels * problem.channels * problem.hidden,
-        issued_flops=project.items * 2 * project.pixels * problem.hidden * project.outputs,
-        shared_bytes=project.items * (project.warps_n * hidden_bytes + project.warps_m * weight_bytes),
+        flops=2 * problem.pixels * layer.inputs * layer.channels,
+        issued_flops=layer.items * 2 * layer.pixels * layer.inputs * layer.outputs,
+        shared_bytes=layer.items * (layer.warps_n * input_bytes + layer.warps_m * weight_bytes),
     )
+    last = layer.symbol == "convfirst_project"
     return KernelPlan(
-        symbol="convfirst_project",
-        stages=(load, matmul, _output_stage(problem, project.items * project.pixels * project.outputs)),
-        grid=_grid(project.items, config.out_split, ctas, config, device),
-        threads=32 * project.warps,
-        shared_bytes=project.shared_bytes,
-        work_items=project.items,
-        steps=project.steps,
+        symbol=layer.symbol,
+        stages=(load, matmul, *_pointwise_ends(layer, problem, config, outputs, in_dram, last)),
+        grid=_grid(layer.items, layer.split, ctas, config, device),
+        threads=32 * layer.warps,
+        shared_bytes=layer.shared_bytes,
+        work_items=layer.items,
+        steps=layer.steps,
         ctas_per_sm=ctas,
-        accumulators=project.accumulators,
+        accumulators=layer.accumulators,
     )
+
+
+def _pointwise_ends(
+    layer: PointwiseGeometry, problem: ConvFirst, config: ConvFirstConfig, outputs: int, in_dram: bool, last: bool
+) -> tuple[Stage, ...]:
+    """What follows a pointwise kernel's matmul: activation and hidden tensor, or residual and y."""
+    if last:
+        x_bytes = 2 * problem.pixels * problem.channels if problem.residual else 0
+        end = _output_stage(problem, outputs)
+        return (replace(end, dram_bytes=end.dram_bytes + x_bytes),)  # x left L2 behind, unlike in the fused kernel
+    tensor_bytes = 2 * problem.pixels * layer.channels
+    store = Stage(
+        "store hidden",
+        "store",
+        dram_bytes=tensor_bytes if in_dram else 0,
+        l2_bytes=tensor_bytes,
+        shared_bytes=4 * outputs,
+    )
+    return (Stage("activation", "activate", special=_special(problem, config, outputs)), store)

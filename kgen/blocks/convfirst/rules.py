@@ -6,13 +6,13 @@ from typing import get_args
 
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import ConvFirstConfig
-from kgen.blocks.convfirst.geometry import MainGeometry, ProjectGeometry
+from kgen.blocks.convfirst.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
-REGISTER_OVERHEAD = 34
-"""Registers a thread needs for addresses, counters and fragments in flight; measured with NVRTC on sm_90."""
+REGISTER_OVERHEAD = 12
+"""Registers a thread needs for addresses and counters at the least; what the compiler then spills, its log tells."""
 _CTA_RESERVED_BYTES = 1024
 """Shared memory the driver keeps per CTA on compute capability 8.0 and later (CUDA programming guide)."""
 _CHOICES = {
@@ -33,8 +33,8 @@ def check(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> None:
     _check_channels(problem, config, main)
     _check_split(config)
     _check_resources("", main.warps, main.shared_bytes, main.accumulators, config.ctas_per_sm, device)
-    if not main.fused:
-        _check_project(problem, config, device)
+    for kernel in pointwise_kernels(problem, config):
+        _check_pointwise(kernel, device)
 
 
 def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
@@ -124,8 +124,9 @@ def _check_channels(problem: ConvFirst, config: ConvFirstConfig, main: MainGeome
     _multiple("channel_chunk", config.channel_chunk, 16)
     _divides("channel_chunk", config.channel_chunk, problem.channels, "channels")
     _divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
-    _multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
-    _divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
+    if not main.conv_only:
+        _multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
+        _divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
     _divides("out_split", config.out_split, problem.channels // 16, "channels / 16")
     if main.fused:
         _divides("warps_n", config.warps_n, problem.channels // config.out_split // 16, "output blocks of one CTA")
@@ -146,31 +147,36 @@ def _check_split(config: ConvFirstConfig) -> None:
     _require(
         not missing,
         "boundary",
-        f"the project_* fields must be {'None when fused' if fused else 'set when split'}, but "
+        f"the project_* fields must be {'None when fused' if fused else 'set unless fused'}, but "
         f"{', '.join(missing)} {'is not' if fused else 'is None'}; {'clear' if fused else 'set'} them",
     )
     _require(
         not fused or config.hidden_split == 1,
         "hidden_split",
-        f"hidden_split must be 1 when fused, but got hidden_split={config.hidden_split}; use boundary='split'",
+        f"hidden_split must be 1 when fused, but got hidden_split={config.hidden_split}; use another boundary",
     )
+    unused = {"hidden_chunk": 16, "weights": "streamed", "conv_output": "shared"}
+    for name, value in unused.items() if config.boundary == "layers" else ():
+        _require(
+            getattr(config, name) == value,
+            name,
+            f"{name} must be {value!r} when boundary='layers', which has no use for it, but got "
+            f"{name}={getattr(config, name)!r}; set it so",
+        )
 
 
-def _check_project(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> None:
-    project = ProjectGeometry.of(problem, config)
-    if project is None:
-        return
-    fragment = 16 * project.warps_m
+def _check_pointwise(kernel: PointwiseGeometry, device: Device) -> None:
+    fragment = 16 * kernel.warps_m
     _require(
-        project.pixels % fragment == 0,
+        kernel.pixels % fragment == 0,
         "project_pixels",
         f"project_pixels must be a multiple of 16 * project_warps_m = {fragment}, but got "
-        f"project_pixels={project.pixels}; use {-(-project.pixels // fragment) * fragment}",
+        f"project_pixels={kernel.pixels}; use {-(-kernel.pixels // fragment) * fragment}",
     )
-    _multiple("project_chunk", project.chunk, 16 * project.warps_k)
-    _divides("project_chunk", project.chunk, problem.hidden, "hidden")
-    _divides("project_warps_n", project.warps_n, project.outputs // 16, "output blocks of one CTA")
-    _check_resources("project_", project.warps, project.shared_bytes, project.accumulators, 1, device)
+    _multiple("project_chunk", kernel.chunk, 16 * kernel.warps_k)
+    _divides("project_chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
+    _divides("project_warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
+    _check_resources("project_", kernel.warps, kernel.shared_bytes, kernel.accumulators, 1, device)
 
 
 def _check_resources(

@@ -16,6 +16,7 @@ from kgen.errors import InfeasibleError
 _PIXELS = (16, 32, 48, 64, 96, 112, 128, 192, 224, 256, 384, 448, 512)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _PROJECT_FIELDS = tuple(field.name for field in fields(ConvFirstConfig) if field.name.startswith("project_"))
+_UNUSED_BY_LAYERS: dict[str, Any] = {"hidden_chunk": 16, "weights": "streamed", "conv_output": "shared"}
 _RELAXATIONS: tuple[dict[str, Any], ...] = (
     {"ctas_per_sm": 1},
     {"weights": "streamed"},
@@ -30,12 +31,12 @@ _RELAXATIONS: tuple[dict[str, Any], ...] = (
 def choices(problem: ConvFirst) -> dict[str, tuple[Any, ...]]:
     """Values by field name, without the values that no config of this problem can use.
 
-    The ``project_*`` fields apply to the split boundary only; they are None when fused.
+    The ``project_*`` fields do not apply to the fused boundary, where they are None.
     """
     channels, hidden = problem.channels, problem.hidden
     widths = _tile_widths(problem.width)
     return {
-        "boundary": ("fused", "split"),
+        "boundary": ("fused", "split", "layers"),
         "tile_h": tuple(sorted({p // w for p in _PIXELS for w in widths if p >= w})),
         "tile_w": widths,
         "pixels": _PIXELS,
@@ -123,19 +124,22 @@ def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstCon
     m_tiles = pixels // 16 // pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
     strips = tile_w % 8 == 0 and tile_h % (2 * m_tiles) == 0 and problem.height % (2 * m_tiles) == 0
     pick("conv_reuse", lambda reuse: reuse == "none" or (strips and tile_h * tile_w == pixels))
+    layers = picked["boundary"] == "layers"
     out_blocks = problem.channels // 16 // pick("out_split", lambda n: not fused or n == 1 or rng.random() < 0.05)
     hidden_blocks = problem.hidden // 16 // pick("hidden_split", lambda n: not fused or n == 1)
     warps_n = pick("warps_n", lambda n: hidden_blocks % n == 0 and (not fused or out_blocks % n == 0))
     pick("hidden_chunk", lambda c: c % (16 * warps_n) == 0 and hidden_blocks * 16 % c == 0 and c <= 64 * warps_n)
     project_pixels = pick("project_pixels")
     pick("project_warps_m", lambda w: project_pixels % (16 * w) == 0 and project_pixels // w <= 64)
-    pick("project_warps_n", lambda n: out_blocks % n == 0)
+    pick("project_warps_n", lambda n: out_blocks % n == 0 and (not layers or hidden_blocks % n == 0))
     warps_k = pick("project_warps_k")
-    pick("project_chunk", lambda c: c % (16 * warps_k) == 0)
+    pick("project_chunk", lambda c: c % (16 * warps_k) == 0 and (not layers or problem.channels % c == 0))
     for name in [name for name in values if name not in picked]:
         pick(name)
     if fused:
         picked |= dict.fromkeys(_PROJECT_FIELDS)
+    if layers:
+        picked |= _UNUSED_BY_LAYERS
     return relax(problem, ConvFirstConfig(**picked), device)
 
 

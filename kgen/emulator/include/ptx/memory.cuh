@@ -38,8 +38,8 @@ inline void write_shared(void* p, const T& value, const char* what, Site site) {
 
 inline unsigned char* dynamic_shared_memory() { return emulator::shared_memory(); }
 
-inline u32 load_global_u32(const void* p, emulator::Site site = emulator::Site::here()) {
-    return emulator::read_global<u32>(p, "load_global_u32", site);
+inline Vec16 load_global_16(const void* p, emulator::Site site = emulator::Site::here()) {
+    return emulator::read_global<Vec16>(p, "load_global_16", site);
 }
 inline FloatPair load_global_f32x2(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_global<FloatPair>(p, "load_global_f32x2", site);
