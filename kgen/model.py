@@ -2,8 +2,8 @@
 
 Each kernel's work items spread over the SMs in waves. An item costs the slowest of its units (tensor cores, shared
 memory, special functions, L2) plus a share of the others, more of it the fewer warps there are to overlap them, plus a
-latency per pipeline step. The chip's DRAM and L2 bandwidth bound the whole kernel from below. The constants were
-fitted by hand to measurements on an H200.
+latency per pipeline step, which CTAs side by side on an SM hide from one another. The chip's DRAM and L2 bandwidth
+bound the whole kernel from below. The constants were fitted by hand to measurements on an H200.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _L2_TO_DRAM_BANDWIDTH = 1.3
 _WARPS_TO_OVERLAP = 12
 _STEP_CLOCKS = 450
 _LAUNCH_US = 1.6
-_SPILL_FACTOR = 2.0
+_SPILL_BYTES_TO_DOUBLE = 256
 
 
 def predict_us(program: Program, resources: Mapping[str, Resources] | None = None) -> float:
@@ -40,8 +40,8 @@ def _kernel_us(kernel: KernelPlan, device: Device, resources: Resources | None) 
     sm_us = rounds * clocks / device.clock_mhz
     dram_us = kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6
     l2_us = kernel.total("l2_bytes") / (device.dram_bytes_per_s * _L2_TO_DRAM_BANDWIDTH) * 1e6
-    spilled = resources is not None and resources.spill_store_bytes > 0
-    return _LAUNCH_US + max(sm_us, dram_us, l2_us) * (_SPILL_FACTOR if spilled else 1.0)
+    spilled_bytes = resources.spill_store_bytes if resources is not None else 0
+    return _LAUNCH_US + max(sm_us, dram_us, l2_us) * (1 + spilled_bytes / _SPILL_BYTES_TO_DOUBLE)
 
 
 def _resident_ctas(kernel: KernelPlan, device: Device, resources: Resources | None) -> int:
@@ -64,4 +64,4 @@ def _item_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> float:
         work * kernel.total("l2_bytes") / _L2_BYTES_PER_CLOCK,
     ]
     exposed = max(0.25, 1 - warps / _WARPS_TO_OVERLAP)
-    return max(units) + exposed * (sum(units) - max(units)) + kernel.steps * _STEP_CLOCKS
+    return max(units) + exposed * (sum(units) - max(units)) + kernel.steps * _STEP_CLOCKS / concurrent

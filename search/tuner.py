@@ -33,7 +33,7 @@ from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
-FAVOURITES = 16
+FAVOURITES = 24
 _STARTUP_TRIALS = 24
 
 

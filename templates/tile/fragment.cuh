@@ -68,12 +68,11 @@ __device__ inline void share_out(int thread, Body body) {
     }
 }
 
-// Starts copying Rows rows of RowBytes bytes (a multiple of 16), `stride` bytes apart in global memory and contiguous in
-// shared memory, spread over Threads threads.
+// Starts copying Rows rows of RowBytes bytes (a multiple of 16), `stride` bytes apart in global memory and contiguous
+// in shared memory, spread over Threads threads.
 template <int Threads, int Rows, int RowBytes>
 __device__ inline void copy_async(unsigned char* shared, const unsigned char* global, int stride) {
     constexpr int UNITS = RowBytes / 16;
-    share_out<Threads, Rows * UNITS>(threadIdx.x, [&](int i) {
-        cp_async_16(shared + i * 16, global + i / UNITS * stride + i % UNITS * 16, true);
-    });
+    share_out<Threads, Rows * UNITS>(
+        threadIdx.x, [&](int i) { cp_async_16(shared + i * 16, global + i / UNITS * stride + i % UNITS * 16, true); });
 }

@@ -48,7 +48,8 @@ struct ConvByTap {
                 const int tap = 2 * step + lane / 16;
                 const int dy = tap / 3 - 1;
                 const bool real = tap < 9 && inside(y + dy, Height);
-                offsets[m][step] = real ? Halo::offset(tile_row(pixel) + dy, tile_col(pixel) + tap % 3 - 1) : Halo::ZERO;
+                offsets[m][step] =
+                    real ? Halo::offset(tile_row(pixel) + dy, tile_col(pixel) + tap % 3 - 1) : Halo::ZERO;
             }
         }
     }
@@ -74,8 +75,8 @@ struct ConvByTap {
     }
 };
 
-// Loads each row of 8 pixels once for its three vertical taps. A warp owns a strip, 8 pixels wide and 2 MTiles rows high,
-// of one image; pixels are numbered along the rows of a strip, strips down the tile and then across.
+// Loads each row of 8 pixels once for its three vertical taps. A warp owns a strip, 8 pixels wide and 2 MTiles rows
+// high, of one image; pixels are numbered along the rows of a strip, strips down the tile and then across.
 template <class Halo, int Height, int TileH, int TileW, int MTiles>
 struct ConvByRow {
     static constexpr int RUNS = 2 * MTiles;

@@ -1,9 +1,9 @@
 // A pointwise layer: out = epilogue(in W + b), a matmul over flat pixels whose weights stream through a ring.
 //
-// A Spec gives the sizes as constexpr int: K and N channels in and out; SPLIT, the work items a tile's outputs are split
-// over; PIXELS of a tile; WARPS_M x WARPS_N x WARPS_K warps over pixels x outputs x inputs; CHUNK inputs a step; STAGES.
-// OUTER_N tells the order of the packed weight blocks: [N][K] if true, else [K][N]. ADDS_RESIDUAL adds a tensor like the
-// output; `static float activate(float)` is applied before.
+// A Spec gives the sizes as constexpr int: K and N channels in and out; SPLIT, the work items a tile's outputs are
+// split over; PIXELS of a tile; WARPS_M x WARPS_N x WARPS_K warps over pixels x outputs x inputs; CHUNK inputs a step;
+// STAGES. OUTER_N tells the order of the packed weight blocks: [N][K] if true, else [K][N]. ADDS_RESIDUAL adds a tensor
+// like the output; `static float activate(float)` is applied before.
 #pragma once
 #include "tile/index.cuh"
 #include "tile/ring.cuh"
@@ -14,10 +14,10 @@ struct PointwiseShape {
     static constexpr int GROUP = 32 * Spec::WARPS_M * Spec::WARPS_N;  // threads of one warp group along k
     static constexpr int THREADS = GROUP * Spec::WARPS_K;
     static constexpr int M_TILES = Spec::PIXELS / Spec::WARPS_M / 16;
-    static constexpr int OUTPUTS = Spec::N / Spec::SPLIT;           // of one work item
-    static constexpr int BLOCKS = OUTPUTS / 16;                     // weight blocks across them
-    static constexpr int MY_BLOCKS = BLOCKS / Spec::WARPS_N;        // of one warp
-    static constexpr int STEP_BLOCKS = Spec::CHUNK / 16;            // weight blocks along k of one step
+    static constexpr int OUTPUTS = Spec::N / Spec::SPLIT;     // of one work item
+    static constexpr int BLOCKS = OUTPUTS / 16;               // weight blocks across them
+    static constexpr int MY_BLOCKS = BLOCKS / Spec::WARPS_N;  // of one warp
+    static constexpr int STEP_BLOCKS = Spec::CHUNK / 16;      // weight blocks along k of one step
     static constexpr int STEPS = Spec::K / Spec::CHUNK;
     static_assert(M_TILES * 16 * Spec::WARPS_M == Spec::PIXELS, "warps tile the pixels");
     static_assert(MY_BLOCKS * Spec::WARPS_N * 16 * Spec::SPLIT == Spec::N, "warps tile the outputs");
@@ -126,8 +126,7 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
                                                               at.lane);
             }
         }
-        if constexpr (Spec::WARPS_K > 1)
-            reduce<Spec>(acc, shared + Shape::PARTIAL, group, threadIdx.x % Shape::GROUP);
+        if constexpr (Spec::WARPS_K > 1) reduce<Spec>(acc, shared + Shape::PARTIAL, group, threadIdx.x % Shape::GROUP);
         unsigned char* const tile = shared + Shape::OUT;
         if (group == 0) {
 #pragma unroll
@@ -144,7 +143,8 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
         }
         __syncthreads();
         store_rows<T, Shape::THREADS, Spec::PIXELS, Shape::OUTPUTS, Spec::ADDS_RESIDUAL>(
-            out + first_output, Spec::ADDS_RESIDUAL ? residual + first_output : nullptr, Spec::N, tile, Shape::OUT_PITCH, threadIdx.x,
+            out + first_output, Spec::ADDS_RESIDUAL ? residual + first_output : nullptr, Spec::N, tile,
+            Shape::OUT_PITCH, threadIdx.x,
             [&](int row) { return inside(first_pixel + row, pixels) ? first_pixel + row : -1; });
     }
 }

@@ -26,8 +26,8 @@ __device__ inline Vec16 add_packed(const Vec16& a, const Vec16& b) {
 // Copies Rows rows of Columns elements from a shared tile to `to`, shared out over Threads threads, adding the same
 // elements of `residual` if Residual. `index(row)` is the row in the tensor, or -1 to skip it.
 template <class T, int Threads, int Rows, int Columns, bool Residual, class Index>
-__device__ inline void store_rows(T* to, const T* residual, int stride, const unsigned char* tile, int pitch, int thread,
-                                  Index index) {
+__device__ inline void store_rows(T* to, const T* residual, int stride, const unsigned char* tile, int pitch,
+                                  int thread, Index index) {
     constexpr int UNITS = Columns / 8;
     share_out<Threads, Rows * UNITS>(thread, [&](int i) {
         const int row = i / UNITS, unit = i % UNITS;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,6 +49,7 @@ SPLIT = replace(
     project_chunk=16,
     project_stages=2,
 )
+LAYERS = replace(SPLIT, boundary="layers")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Example:
         program = plan(self.problem, self.config, H200)
         if self.ctas is None:
             return program
-        splits = max(self.config.out_split, self.config.hidden_split)
+        channel_chunks = self.problem.channels // self.config.channel_chunk
+        splits = math.lcm(self.config.out_split, self.config.hidden_split, channel_chunks)
         kernels = [replace(kernel, grid=min(kernel.grid, self.ctas * splits)) for kernel in program.kernels]
         return replace(program, kernels=tuple(kernels))
 
@@ -143,6 +146,17 @@ EXAMPLES = {
     "split, one shot": _example(
         SPLIT, 1, 7, 3, 48, tile_w=3, expansion=1.0, grid="one_shot", hidden_split=3, activation="identity",
         project_pixels=32, project_warps_n=3, project_chunk=48, ctas=None,
+    ),
+    "smallest layers": _example(LAYERS, 3, 5, 6, 16),
+    "layers, everything split": _example(
+        LAYERS, 2, 7, 9, 48, tile_w=8, pixels=32, warps_m=2, grid="one_shot", expansion=2, hidden_split=2, out_split=3,
+        stages=3, sigmoid="tanh", residual=False,
+        project_pixels=32, project_warps_k=3, project_chunk=48, project_stages=3, ctas=None,
+    ),
+    "layers, two warps across": _example(
+        LAYERS, 2, 4, 9, 32, tile_w=8, pixels=32, warps_n=2, channel_chunk=32, expansion=2, conv_reuse="rows",
+        dtype="bfloat16", activation="gelu",
+        project_pixels=32, project_warps_m=2, project_warps_n=2, project_chunk=32,
     ),
 }
 # fmt: on

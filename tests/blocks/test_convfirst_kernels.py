@@ -44,7 +44,9 @@ def test_a_variant_is_right_in_every_order(name: str) -> None:
     assert 0 < outputs.pop().output <= case.bound.output
 
 
-@pytest.mark.parametrize("name", ["smallest fused", "rows in registers", "strips of four rows", "everything split"])
+@pytest.mark.parametrize(
+    "name", ["smallest fused", "rows in registers", "strips of four rows", "everything split", "smallest layers"]
+)
 @pytest.mark.parametrize("corner", [0, -1])
 def test_a_nan_pixel_reaches_its_neighbours_only(name: str, corner: int) -> None:
     """Masked taps and padding are left out, not multiplied by zero: 0 x NaN would be NaN."""
@@ -94,13 +96,19 @@ def test_every_activation_in_both_dtypes(activation: Any, dtype: Any, sigmoid: A
 
 def test_the_examples_reach_every_variant() -> None:
     """What the templates branch on, as combinations that a kernel can have."""
-    for boundary in ("fused", "split"):
+    of_every = ("conv_reuse", "sigmoid", "grid")
+    for boundary, names in {
+        "fused": ("weights", "conv_output"),
+        "split": ("weights", "conv_output"),
+        "layers": (),
+    }.items():
         of_boundary = [config for config in configs() if config.boundary == boundary]
-        for name in ("weights", "conv_reuse", "conv_output", "sigmoid", "grid"):
+        for name in (*of_every, *names):
             assert len({getattr(config, name) for config in of_boundary}) == 2, f"{name} when {boundary}"
-        across = {(config.weights, config.warps_n > 1) for config in of_boundary}
-        assert across >= {("resident", False), ("resident", True), ("streamed", False)}
-    assert any(one.boundary == "fused" and one.weights == "streamed" and one.warps_n > 1 for one in configs())
+        assert {config.warps_n > 1 for config in of_boundary} == {True, False}
+        assert any(config.warps_n > 1 for config in of_boundary if config.conv_reuse == "rows")
+    across = {(config.weights, config.warps_n > 1) for config in configs() if config.boundary == "fused"}
+    assert across == {("resident", False), ("resident", True), ("streamed", False), ("streamed", True)}
     assert {config.stages for config in configs()} >= {2, 3, 4}
     assert {config.project_stages for config in configs()} >= {2, 3, 4}
     for name in ("out_split", "hidden_split", "project_warps_k", "project_warps_m", "project_warps_n", "warps_m"):

@@ -17,7 +17,7 @@ from mutation_sites import Site, sites
 from kgen.emulator import build
 from kgen.render import Source
 
-MOST_DEMANDING = ("resident, two warps across", "everything split", "unused pixels")
+MOST_DEMANDING = ("resident, two warps across", "everything split", "unused pixels", "smallest layers")
 LEAST_SITES = {"barrier": 6, "wait": 2, "mask": 8}
 
 SAMPLE = """\

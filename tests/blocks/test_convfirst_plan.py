@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import convfirst_programs
 import pytest
 
 from kgen.blocks.convfirst import Config, Problem, default_config, plan
@@ -18,35 +19,11 @@ from kgen.render import render
 
 H200 = find_device("h200")
 PROBLEM = Problem(batch=2, height=8, width=16, channels=64, expansion=2)
-FUSED = Config(
-    boundary="fused",
-    tile_h=8,
-    tile_w=8,
-    pixels=64,
-    warps_m=4,
-    warps_n=1,
-    channel_chunk=32,
-    hidden_chunk=32,
-    out_split=1,
-    hidden_split=1,
-    stages=2,
-    weights="streamed",
-    grid="one_shot",
-    conv_reuse="none",
-    conv_output="shared",
-    sigmoid="exp2",
-    ctas_per_sm=1,
-)
-SPLIT = replace(
-    FUSED,
-    boundary="split",
-    project_pixels=64,
-    project_warps_m=4,
-    project_warps_n=1,
-    project_warps_k=1,
-    project_chunk=32,
-    project_stages=2,
-)
+TILE = {"tile_h": 8, "tile_w": 8, "pixels": 64, "warps_m": 4, "channel_chunk": 32, "hidden_chunk": 32}
+PROJECT = {"project_pixels": 64, "project_warps_m": 4, "project_chunk": 32}
+FUSED = replace(convfirst_programs.FUSED, grid="one_shot", **TILE)
+SPLIT = replace(convfirst_programs.SPLIT, grid="one_shot", **TILE, **PROJECT)
+LAYERS = replace(SPLIT, boundary="layers", hidden_chunk=16)
 BROKEN = [
     (FUSED, {"boundary": "both"}, "boundary", "one of fused, split"),
     (FUSED, {"weights": "cached"}, "weights", "one of resident, streamed"),
@@ -73,16 +50,21 @@ BROKEN = [
     (FUSED, {"out_split": 3}, "out_split", "divide channels / 16 (4), but got out_split=3; choose from (1, 2, 4)"),
     (FUSED, {"warps_n": 8, "hidden_chunk": 128}, "warps_n", "divide output blocks of one CTA (4), but got warps_n=8"),
     (FUSED, {"project_pixels": 64}, "boundary", "None when fused, but project_pixels is not"),
-    (SPLIT, {"project_warps_n": None}, "boundary", "set when split, but project_warps_n is None"),
+    (SPLIT, {"project_warps_n": None}, "boundary", "set unless fused, but project_warps_n is None"),
     (FUSED, {"hidden_split": 2}, "hidden_split", "1 when fused, but got hidden_split=2"),
     (FUSED, {"pixels": 1024, "warps_m": 64}, "threads", "at most 1024 threads, but 64 warps make 2048"),
     (FUSED, {"stages": 64}, "shared_memory", "at most 232448 bytes on h200"),
     (FUSED, {"ctas_per_sm": 33}, "ctas_per_sm", "but got ctas_per_sm=33; lower it"),
     (FUSED, {"pixels": 512, "warps_m": 1}, "registers", "at most 255 registers at 32 threads"),
+    (LAYERS, {"hidden_chunk": 32}, "hidden_chunk", "16 when boundary='layers', which has no use for it"),
+    (LAYERS, {"weights": "resident"}, "weights", "'streamed' when boundary='layers'"),
+    (LAYERS, {"conv_output": "registers"}, "conv_output", "'shared' when boundary='layers'"),
+    (LAYERS, {"project_chunk": 128}, "project_chunk", "expand (64), but got project_chunk=128"),
+    (LAYERS, {"project_pixels": None}, "boundary", "set unless fused, but project_pixels is None"),
     (SPLIT, {"project_pixels": 72}, "project_pixels", "multiple of 16 * project_warps_m = 64"),
     (SPLIT, {"project_chunk": 16, "project_warps_k": 2}, "project_chunk", "multiple of 32"),
-    (SPLIT, {"project_chunk": 48}, "project_chunk", "divide hidden (128), but got project_chunk=48"),
-    (SPLIT, {"project_warps_n": 3}, "project_warps_n", "divide output blocks of one CTA (4)"),
+    (SPLIT, {"project_chunk": 48}, "project_chunk", "project (128), but got project_chunk=48"),
+    (SPLIT, {"project_warps_n": 3}, "project_warps_n", "CTA (4), but got project_warps_n=3"),
     (SPLIT, {"project_pixels": 1024, "project_warps_m": 64}, "project_threads", "64 project_warps make 2048"),
     (SPLIT, {"project_stages": 64}, "project_shared_memory", "at most 232448 bytes"),
     (SPLIT, {"project_pixels": 512, "project_warps_m": 1}, "project_registers", "at most 255 registers"),
@@ -102,8 +84,7 @@ def test_a_broken_rule_is_named_with_values_and_next_step(
 
 
 def test_the_unbroken_configs_are_feasible() -> None:
-    assert [kernel.symbol for kernel in plan(PROBLEM, FUSED, H200).kernels] == ["convfirst_fused"]
-    assert [kernel.symbol for kernel in plan(PROBLEM, SPLIT, H200).kernels] == ["convfirst_expand", "convfirst_project"]
+    assert [len(plan(PROBLEM, config, H200).kernels) for config in (FUSED, SPLIT, LAYERS)] == [1, 2, 3]
 
 
 def test_rows_are_reused_where_strips_tile_the_images() -> None:
@@ -171,6 +152,29 @@ def test_split_accounting_by_hand() -> None:
     # 64 pixels of 32 hidden channels and the weights to 32 outputs; the output tile has 80 bytes a pixel.
     assert project.shared_bytes == 2 * (64 * 80 + 2 * 32 * 32) + 64 * 80
     assert (expand.grid, expand.steps, project.grid, project.steps) == (2 * TILES, 2 + 2 + 1, 2 * 4, 4)
+
+
+def test_accounting_of_separate_layers_by_hand() -> None:
+    config = replace(LAYERS, hidden_split=2)
+    program = plan(PROBLEM, config, H200)
+    assert_useful_flops_add_up(program)
+    conv, expand, project = program.kernels
+    assert [kernel.total("flops") for kernel in program.kernels] == [CONV_FLOPS, MATMUL_FLOPS, MATMUL_FLOPS]
+    assert conv.total("issued_flops") == CONV_FLOPS * 80 // 72
+    assert [kernel.total("special") for kernel in program.kernels] == [0, 2 * PIXELS * 128, 0]
+    z_bytes, hidden_bytes = 2 * PIXELS * 64, 2 * PIXELS * 128
+    assert program.workspace_bytes == z_bytes + hidden_bytes
+    assert conv.total("dram_bytes") == X_BYTES + CONV_WEIGHTS
+    assert expand.total("dram_bytes") == MATMUL_WEIGHTS
+    assert project.total("dram_bytes") == MATMUL_WEIGHTS + 2 * X_BYTES
+    assert stage(conv, "load").l2_bytes == TILES * (HALO_BYTES + CONV_WEIGHTS)
+    assert stage(expand, "load").l2_bytes == 2 * z_bytes + TILES * MATMUL_WEIGHTS
+    # Every channel chunk of a tile is a work item; its z tile holds 32 channels, 80 bytes a pixel.
+    assert conv.shared_bytes == 2 * ((10 * 10 + 1) * 80 + 2 * 2560) + 64 * 80
+    # 64 pixels of 32 channels and the weights to 64 hidden; the output tile has 144 bytes a pixel.
+    assert expand.shared_bytes == 2 * (64 * 80 + 2 * 32 * 64) + 64 * 144
+    assert (conv.work_items, expand.work_items, project.work_items) == (2 * TILES, 2 * 4, 4)
+    assert (conv.steps, expand.steps, project.steps) == (1, 2, 4)
 
 
 def test_a_hidden_tensor_beyond_half_of_l2_goes_through_dram() -> None:

@@ -20,7 +20,7 @@ __device__ inline u32 peek(const void* p, emulator::Site site = emulator::Site::
 }
 
 // `batch` is a byte offset or a choice.
-KERNEL(read_x) { load_global_u32(reinterpret_cast<const char*>(x) + batch); }
+KERNEL(read_x) { load_global_16(reinterpret_cast<const char*>(x) + batch); }
 KERNEL(write_x) { store_global_16(const_cast<f16*>(x), Vec16{}); }
 KERNEL(write_weights) { store_global_16(const_cast<unsigned char*>(weights) + batch, Vec16{}); }
 KERNEL(write_y) {
@@ -128,9 +128,9 @@ def library(make_library: Callable[[str], HostLibrary]) -> HostLibrary:
 @pytest.mark.parametrize(
     ("symbol", "offset", "message"),
     [
-        ("read_x", 64, "load_global_u32 must stay inside .* reads 4 bytes at byte 64 of x, which has 64 bytes"),
+        ("read_x", 64, "load_global_16 must stay inside .* reads 16 bytes at byte 64 of x, which has 64 bytes"),
         ("read_x", -4, "byte -4 of x"),
-        ("read_x", 2, "load_global_u32 must use an address that is a multiple of 4"),
+        ("read_x", 2, "load_global_16 must use an address that is a multiple of 16"),
         ("write_x", 0, "store_global_16 must not write to an input, .* byte 0 of x"),
         ("write_weights", 16, "must not write to an input, .* byte 16 of weights"),
         ("write_y", 120, "multiple of 16"),

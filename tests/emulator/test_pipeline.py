@@ -53,10 +53,7 @@ KERNEL(ring) {
 KERNEL(first) { store_global_16(hidden + threadIdx.x * 8, load_shared_16(dynamic_shared_memory() + threadIdx.x * 16)); }
 KERNEL(second) {
     if (threadIdx.x < 32) {
-        Vec16 v;
-        for (int i = 0; i < 4; ++i)
-            v.word[i] = load_global_u32(reinterpret_cast<u32*>(hidden) + (threadIdx.x + 32) * 4 + i);
-        store_global_16(y + threadIdx.x * 8, v);
+        store_global_16(y + threadIdx.x * 8, load_global_16(hidden + (threadIdx.x + 32) * 8));
     }
 }
 KERNEL(fill_hidden) { store_global_16(hidden + threadIdx.x * 8, Vec16{{1, 2, 3, threadIdx.x}}); }

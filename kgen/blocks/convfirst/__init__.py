@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kgen.blocks.convfirst.config import ConvFirstConfig as Config
+from kgen.blocks.convfirst.favourites import favourites
 from kgen.blocks.convfirst.plan import plan
 from kgen.blocks.convfirst.problem import ConvFirst as Problem
 from kgen.blocks.convfirst.reference import float32_forward, layered, reference
-from kgen.blocks.convfirst.favourites import favourites
 from kgen.blocks.convfirst.space import choices, default_config, draw, relax
 from kgen.blocks.convfirst.weights import ConvFirstWeights as Weights
 from kgen.blocks.convfirst.weights import fold, pack

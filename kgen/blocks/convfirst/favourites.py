@@ -17,8 +17,8 @@ from kgen.model import predict_us
 
 _DRAWS = 1500
 _STARTS = 2
-_ALIKE = 3
-"""Favourites that may share boundary, tile and warps: the model is too coarse to spend all of them on one."""
+_ALIKE = 2
+"""Favourites that may share boundary, tile, warps and hidden chunk: the model is too coarse to tell them apart."""
 
 
 def favourites(problem: ConvFirst, device: Device, count: int) -> list[ConvFirstConfig]:
@@ -36,12 +36,20 @@ def favourites(problem: ConvFirst, device: Device, count: int) -> list[ConvFirst
     ]
     for start in starts:
         _climb(problem, start, device, predicted)
+    return _varied(predicted, count)
+
+
+def _varied(predicted: dict[ConvFirstConfig, float], count: int) -> list[ConvFirstConfig]:
+    """The fastest configs, few of a kind and an equal share for each fusion boundary."""
     chosen: list[ConvFirstConfig] = []
     alike: Counter[tuple[object, ...]] = Counter()
+    boundaries: Counter[str] = Counter()
+    share = -(-count // len({config.boundary for config in predicted}))
     for config in _fastest(list(predicted), predicted, len(predicted)):
-        kind = (config.boundary, config.tile_h, config.tile_w, config.pixels, config.warps_m, config.warps_n)
-        alike[kind] += 1
-        if alike[kind] <= _ALIKE and len(chosen) < count:
+        kind = (config.boundary, config.tile_h, config.tile_w, config.warps_m, config.warps_n, config.hidden_chunk)
+        if alike[kind] < _ALIKE and boundaries[config.boundary] < share and len(chosen) < count:
+            alike[kind] += 1
+            boundaries[config.boundary] += 1
             chosen.append(config)
     return chosen
 
@@ -88,9 +96,11 @@ def _neighbours(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> 
                 continue
             for warps_m in values["warps_m"]:
                 tile = {"pixels": pixels, "tile_w": tile_w, "tile_h": tile_h, "warps_m": warps_m}
-                if pixels % (16 * warps_m) == 0:
+                if pixels % (16 * warps_m) == 0 and pixels <= 64 * warps_m:
                     for reuse in values["conv_reuse"]:
-                        yield relax(problem, replace(config, **tile, conv_reuse=reuse), device)
+                        for ctas in (1, 2):
+                            change = {**tile, "conv_reuse": reuse, "ctas_per_sm": ctas}
+                            yield relax(problem, replace(config, **change), device)
     for warps_n in values["warps_n"] if config.boundary != "layers" else ():
         for blocks in (1, 2, 4):
             chunk = 16 * warps_n * blocks

@@ -238,7 +238,5 @@ def pointwise_kernels(problem: ConvFirst, config: ConvFirstConfig) -> tuple[Poin
     )
     if config.boundary == "split":
         return (project,)
-    expand = replace(
-        project, symbol="convfirst_expand", inputs=channels, channels=hidden, split=config.hidden_split
-    )
+    expand = replace(project, symbol="convfirst_expand", inputs=channels, channels=hidden, split=config.hidden_split)
     return (expand, project)

@@ -182,9 +182,7 @@ def _expand_stage(main: MainGeometry) -> Stage:
 def _activate_stage(main: MainGeometry) -> Stage:
     elements = main.items * main.config.pixels * main.hidden_per_item
     special = _special(main.problem, main.config, elements)
-    return Stage(
-        "activation", "activate", special=special, shared_bytes=2 * elements if main.hidden_in_shared else 0
-    )
+    return Stage("activation", "activate", special=special, shared_bytes=2 * elements if main.hidden_in_shared else 0)
 
 
 def _special(problem: ConvFirst, config: ConvFirstConfig, elements: int) -> int:

@@ -11,7 +11,7 @@ from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
-REGISTER_OVERHEAD = 12
+REGISTER_OVERHEAD = 24
 """Registers a thread needs for addresses and counters at the least; what the compiler then spills, its log tells."""
 _CTA_RESERVED_BYTES = 1024
 """Shared memory the driver keeps per CTA on compute capability 8.0 and later (CUDA programming guide)."""
@@ -186,8 +186,7 @@ def _check_resources(
     _require(
         threads <= 1024,
         f"{prefix}threads",
-        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; "
-        "use fewer warps",
+        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
     )
     _require(
         shared_bytes <= device.shared_per_cta_bytes,
@@ -199,8 +198,8 @@ def _check_resources(
     _require(
         wanted_ctas <= resident,
         "ctas_per_sm",
-        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads a CTA "
-        f"allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
+        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
+        f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
     )
     limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
     needed = accumulators + REGISTER_OVERHEAD
