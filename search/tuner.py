@@ -102,7 +102,11 @@ def find(
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
-    seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
+    seeds = [
+        *_tuned_before(problem, device, out),
+        kind.default_config(problem, device),
+        *kind.favourites(problem, device, FAVOURITES),
+    ]
     choices = _with_values_of(seeds, kind.choices(problem))
     with open_study(storage, _study_name(saver, choices)) as study:
         history = History(study, lambda values: kind.Config(**values))
@@ -174,6 +178,12 @@ class _Saver:
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             template_digest=self.digest,
         )
+
+
+def _tuned_before(problem: TunedProblem, device: Device, folder: Path | None) -> list[Config]:
+    """The config that a look-up would give today, stale or of a near problem though it may be."""
+    found = tuned.lookup(problem, device, folder)
+    return [found.entry.config] if found is not None else []
 
 
 def _faster(before: TunedEntry, entry: TunedEntry) -> bool:

@@ -114,6 +114,7 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
         typename Shape::Accumulators acc = {};
         for (int chunk = 0; chunk < Shape::STEPS; ++chunk) {
             const unsigned char* const slot = ring.next();
+            ring.refill();
             const unsigned char* const mine = slot + Shape::IN_BYTES + first_block * block_stride * BLOCK_BYTES;
 #pragma unroll
             for (int i = 0; i < Shape::STEP_BLOCKS / Spec::WARPS_K; ++i) {

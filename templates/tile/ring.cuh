@@ -12,22 +12,22 @@ struct Ring {
     int use = 0;
 
     __device__ Ring(unsigned char* slots, const Load& load) : slots(slots), load(load) {
-        for (int i = 0; i < Stages - 1; ++i) prefetch();
+        for (int i = 0; i < Stages - 1; ++i) refill();
     }
 
-    __device__ void prefetch() {
-        load(slots + fill * SlotBytes);
-        cp_async_commit();
-        fill = fill + 1 == Stages ? 0 : fill + 1;
-    }
-
-    // The next step's slot, readable by every thread; the slot of the step before it starts to refill.
+    // The next step's slot, readable by every thread. The slot of the step before it may now be refilled.
     __device__ const unsigned char* next() {
         cp_async_wait<Stages - 2>();
         __syncthreads();
-        prefetch();
         const unsigned char* slot = slots + use * SlotBytes;
         use = use + 1 == Stages ? 0 : use + 1;
         return slot;
+    }
+
+    // Starts to fill the free slot: once after each next(), at whatever point suits the step's computation.
+    __device__ void refill() {
+        load(slots + fill * SlotBytes);
+        cp_async_commit();
+        fill = fill + 1 == Stages ? 0 : fill + 1;
     }
 };

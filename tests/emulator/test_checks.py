@@ -162,7 +162,7 @@ def test_illegal_access_is_an_error(
 
 def test_last_legal_access_passes(library: HostLibrary, launch: Launch) -> None:
     x = np.zeros(32, np.float16)
-    launch(library, "read_x", x=x, batch=60)
+    launch(library, "read_x", x=x, batch=48)
     launch(library, "copy_from", x=x, batch=48)
     launch(library, "write_y", grid=2, y=np.zeros(64, np.float16), batch=112)
     launch(library, "read_shared", shared_bytes=256, batch=252)
