@@ -247,7 +247,7 @@ def test_a_good_candidate_is_timed_on_the_gpu(gpu_worker):
     ("body", "outcome", "reason"),
     [
         ("", Outcome.WRONG_ANSWER, "got nan"),
-        ("y[-1 - threadIdx.x] = 0;", Outcome.WRONG_ANSWER, "next to y"),
+        ("y[-1 - int(threadIdx.x)] = 0;", Outcome.WRONG_ANSWER, "next to y"),
         ("*(volatile int*)16 = 1;", Outcome.CRASHED, "illegal"),
         ("while (*(volatile int*)y != 5) {}", Outcome.TIMEOUT, "still running"),
         ("__trap();", Outcome.CRASHED, "raised"),

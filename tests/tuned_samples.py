@@ -28,6 +28,7 @@ CONFIG = ConvFirstConfig(
     grid="persistent",
     conv_reuse="none",
     conv_output="shared",
+    sigmoid="exp2",
     ctas_per_sm=1,
 )
 FRESH = "feedc0de"
