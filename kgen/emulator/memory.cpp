@@ -1,8 +1,8 @@
 // Checked memory: bounds, alignment, races on shared memory, and asynchronous copies.
 //
 // The race rule: two threads that touch a word of shared memory, at least one of them writing, must be separated by
-// __syncthreads if they are of different warps. Within a warp, a write reaches the other lanes through __syncwarp;
-// after a read, any collective lets another lane write. An asynchronous copy holds its 16 bytes from its issue until
+// __syncthreads if they are of different warps, by it or __syncwarp within a warp; ldmatrix, mma and shuffles order
+// nothing, as compute-sanitizer's racecheck sees it too. An asynchronous copy holds its 16 bytes from its issue until
 // the issuing thread's wait, and counts as that thread's write at the moment of the wait.
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,7 +117,7 @@ void note_write(Word& word, const Access& access, uint16_t site) {
     if (word.in_flight) fail_in_flight(access, true, word);
     if (unordered(word.writer, word.write_stamp, access.fence, access))
         fail_race(access, true, word.writer, true, word.write_site);
-    if (unordered(word.reader, word.read_stamp, access.stamp, access))
+    if (unordered(word.reader, word.read_stamp, access.fence, access))
         fail_race(access, true, word.reader, false, word.read_site);
     word.write_stamp = access.stamp;
     word.writer = access.actor;
@@ -136,7 +136,7 @@ void note_read(Word& word, const Access& access, uint16_t site) {
         if (reader_warp != threadIdx.x / 32)
             word.reader = kSeveralWarps;
         else
-            word.reader = word.read_stamp == access.stamp ? lanes : access.actor;
+            word.reader = word.read_stamp >= access.fence ? lanes : access.actor;
     }
     word.read_stamp = access.stamp;
     word.read_site = site;

@@ -57,6 +57,7 @@ KERNEL(race) {
     } else if (batch == 4) {  // ldmatrix, then write by another warp
         u32 r[4];
         ldmatrix_x4(r, shared + threadIdx.x % 32 * 16);
+        __syncwarp();
         store_shared_u32(shared + threadIdx.x * 4, 1);
     } else if (batch == 5) {  // read by both warps, then written by one
         peek(shared);
@@ -70,6 +71,10 @@ KERNEL(race) {
         u32 r[4];
         store_shared_u32(shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16, 1);
         ldmatrix_x4(r, shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16);
+    } else if (batch == 8) {  // nor does it let another lane write what it has read
+        u32 r[4];
+        ldmatrix_x4(r, shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16);
+        store_shared_u32(shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 4, 2);
     }
 }
 KERNEL(no_race) {
@@ -85,6 +90,7 @@ KERNEL(no_race) {
     }
     u32 r[4];
     ldmatrix_x4(r, shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16);
+    __syncwarp();
     store_shared_u32(shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 4, 2);
     __syncwarp();
     ldmatrix_x4(r, shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16);
@@ -180,7 +186,7 @@ def test_no_shared_memory_at_all(library: HostLibrary, launch: Launch) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     ("case", "barrier"),
-    [(case, "__syncwarp" if case in (3, 6, 7) else "__syncthreads") for case in range(8)],
+    [(case, "__syncwarp" if case in (3, 6, 7, 8) else "__syncthreads") for case in range(9)],
 )
 def test_race_is_an_error_for_every_seed(
     library: HostLibrary, launch: Launch, case: int, barrier: str, seed: int

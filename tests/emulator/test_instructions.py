@@ -24,7 +24,9 @@ __device__ inline void put(void* y, u32 a, u32 b, u32 c, u32 d) {
     Vec16 v = {{a, b, c, d}};
     store_global_16(static_cast<char*>(y) + (blockIdx.x * blockDim.x + threadIdx.x) * 16, v);
 }
-__device__ inline u32 word(const void* p, int i) { return load_global_16(static_cast<const u32*>(p) + i / 4 * 4).word[i % 4]; }
+__device__ inline u32 word(const void* p, int i) {
+    return load_global_16(static_cast<const u32*>(p) + i / 4 * 4).word[i % 4];
+}
 
 template <class T>
 __device__ inline void multiply(const void* x, const void* weights, void* y) {

@@ -179,11 +179,11 @@ def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWork
     only = {"timeout_s": 60, "out": out, "seed": 0, "progress": silent}
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
     first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
-    fakes.answer, fakes.latency_us = staticmethod(lambda number: None), 50.0
-    second = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "2"), **only)
+    fakes.latency_us = 50.0
+    second = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "2"), **only)
     assert second.kept is not None and second.kept.config == first.entry.config != second.entry.config
     assert entries(out)[0]["measured"]["median_us"] == 12.0
-    fakes.latency_us = 1.0
+    fakes.answer, fakes.latency_us = staticmethod(lambda number: None), 1.0
     third = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "3"), **only)
     assert third.kept is None and entries(out)[0]["measured"]["median_us"] == 2.0
 

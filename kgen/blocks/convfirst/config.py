@@ -63,4 +63,4 @@ class ConvFirstConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return dict(vars(self))
+        return {name: getattr(self, name) for name in ConvFirstConfig.__dataclass_fields__}

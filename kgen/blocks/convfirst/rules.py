@@ -66,7 +66,8 @@ def _listed(values: list[int]) -> str:
 
 
 def _check_values(config: ConvFirstConfig) -> None:
-    for name, value in vars(config).items():
+    for name in ConvFirstConfig.__dataclass_fields__:
+        value = getattr(config, name)
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 allowed = ", ".join(_CHOICES[name])
