@@ -272,7 +272,10 @@ extern "C" __attribute__((visibility("default"))) int kgen_emulator_launch(const
     // Both run even if the first fails, since both are freed.
     if (allocate_stacks() & allocate_memory()) {
         const double deadline_s = now_s() + launch->time_limit_s;
-        for (unsigned block = 0; block < launch->grid && !state.failed; ++block) run_cta(block, deadline_s);
+        // CTAs may run in any order: from a random one on, forwards or backwards.
+        const unsigned grid = launch->grid, start = next_random() % grid, step = next_random() % 2 ? 1 : grid - 1;
+        for (unsigned i = 0, block = start; i < grid && !state.failed; ++i, block = (block + step) % grid)
+            run_cta(block, deadline_s);
     } else {
         record(
             "the emulator must hold %u threads and %llu bytes of shared memory, but the host has no memory left; "
