@@ -13,9 +13,7 @@ from typing import Any, Literal, Protocol
 
 from kgen.devices import Device
 
-Level = Literal["dram", "l2", "shared"]
 StageKind = Literal["load", "conv", "matmul", "activate", "store"]
-LEVELS: tuple[Level, ...] = ("dram", "l2", "shared")
 
 
 class Problem(Protocol):

@@ -29,7 +29,7 @@ class SearchSpace:
     """The configs of one problem. ``choices`` maps a config's field to its values; ``plan`` raises InfeasibleError.
 
     Parameters are named ``<boundary>.<field>``, because a value that suits one side of the fusion boundary says
-    nothing about the other. Fields with a default of None belong to the split side alone.
+    nothing about the other. Fields with a default of None do not belong to the fused side.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SearchSpace:
     ) -> None:
         self._config_type = config_type
         self._choices = {name: tuple(v for v in values if v is not None) for name, values in choices.items()}
-        self._split_only = frozenset(one.name for one in fields(config_type) if one.default is None)
+        self._unfused_only = frozenset(one.name for one in fields(config_type) if one.default is None)
         self._plan = plan
         self._random = random.Random(seed)
 
@@ -55,7 +55,7 @@ class SearchSpace:
         return self.config({SWITCH: boundary, **values})
 
     def config(self, values: Values) -> Config:
-        """A config by field; fields of the other side of the boundary are left at None."""
+        """A config by field; fields that its boundary has no use for are left at None."""
         config: Config = self._config_type(**values)
         return config
 
@@ -106,7 +106,7 @@ class SearchSpace:
         return True
 
     def _fields(self, boundary: str) -> list[str]:
-        hidden = self._split_only if boundary == "fused" else frozenset()
+        hidden = self._unfused_only if boundary == "fused" else frozenset()
         return [name for name in self._choices if name != SWITCH and name not in hidden]
 
     def _one_field_away(self, values: Values) -> list[Config]:

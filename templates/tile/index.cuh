@@ -16,10 +16,8 @@ __host__ __device__ constexpr int pitch_bytes(int elements) { return elements * 
 template <int WarpsN>
 struct Place {
     int lane, warp_m, warp_n;
-    int row;  // fragment row this lane holds (and row + 8)
     int col;  // first of the two fragment columns this lane holds
 
     __device__ explicit Place(int thread)
-        : lane(thread % 32), warp_m(thread / 32 / WarpsN), warp_n(thread / 32 % WarpsN), row(lane / 4),
-          col(lane % 4 * 2) {}
+        : lane(thread % 32), warp_m(thread / 32 / WarpsN), warp_n(thread / 32 % WarpsN), col(lane % 4 * 2) {}
 };

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +24,6 @@ from kgen.verify import verify_in_emulator, verify_on_gpu
 EMULATED_FLOPS = 1.5e8
 GPU_FLOPS = 2e10
 GPU_PROBLEMS = 200
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("KGEN_CACHE_DIR", str(folder))
-        yield folder
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -6,9 +6,7 @@ Each mutant lacks exactly one of them; at least one of the tiny programs must th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from convfirst_programs import EXAMPLES
@@ -33,14 +31,6 @@ __global__ void kernel() {
     sync();
 }
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("KGEN_CACHE_DIR", str(folder))
-        yield folder
 
 
 def test_sites_are_calls_and_each_mutant_lacks_one() -> None:
