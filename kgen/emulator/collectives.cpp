@@ -2,13 +2,11 @@
 #pragma GCC optimize("O3")  // vectorises the conversions; clang does so anyway
 #include <string.h>
 
+#include "halves.h"
 #include "runtime.h"
 
 namespace emulator {
 namespace {
-
-// Four lanes: what the least x86-64 and AArch64 processors have registers for.
-using Floats = float __attribute__((vector_size(16)));
 
 struct Multiply {
     float* d;
@@ -23,21 +21,6 @@ struct LoadMatrices {
     uint32_t* r;
     const unsigned char* row;
 };
-
-inline float widen_f16(uint32_t half) {
-    const uint32_t magnitude = half & 0x7fff;
-    const float scaled = bit_cast<float>(magnitude << 13) * 0x1p112f;  // moves the exponent's bias; exact
-    const uint32_t special = magnitude >= 0x7c00 ? 0x7f800000 : 0;     // infinities and NaNs
-    return bit_cast<float>(bit_cast<uint32_t>(scaled) | special | (half & 0x8000) << 16);
-}
-
-inline float widen_bf16(uint32_t half) { return bit_cast<float>(half << 16); }
-
-template <float (*widen)(uint32_t), int Rows, int Columns>
-inline void widen_all(const uint16_t (&in)[Rows][Columns], float (&out)[Rows][Columns]) {
-    for (int row = 0; row < Rows; ++row)
-        for (int i = 0; i < Columns; ++i) out[row][i] = widen(in[row][i]);
-}
 
 // D += A B for the fragment layouts that ptx/mma.cuh documents.
 template <float (*widen)(uint32_t)>
@@ -134,9 +117,11 @@ unsigned long long exchange(unsigned mask, unsigned long long value, int source_
 void warp_barrier(unsigned mask, Site site) {
     check_mask("__syncwarp", mask, site);
     if (!gather(Kind::warp_barrier, nullptr, site)) return;
-    current_warp().fence = current_warp().stamp;
+    synchronise_warp();
     release();
 }
+
+void fence_proxy_async() { state.shadow.proxied[threadIdx.x] = tick(); }
 
 void trap(Site site) {
     fail("a kernel must not trap, but kernel %s, block %u, thread %u, traps at %s; meet the condition it checks",

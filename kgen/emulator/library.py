@@ -92,7 +92,7 @@ class HostLibrary:
             x, weights: C-contiguous, 16-byte aligned arrays of 2-byte and 1-byte elements; read-only to the kernel.
             hidden: workspace, or None for a null pointer. y: written, 2-byte elements.
             seed: of the order in which warps run and, with ``completion="random"``, of when copies land.
-            completion: asynchronous copies land at the wait that needs them ("late") or at a random earlier moment.
+            completion: asynchronous copies and wgmma land at the wait that needs them ("late") or at random before.
             time_limit_s: a launch that goes on longer is ended, if it still reaches barriers.
 
         Raises:

@@ -58,8 +58,9 @@ constexpr size_t kStaggerBytes = 1088;    // keeps the lanes' frames out of each
 
 unsigned char* stacks;
 
-const char* const kKindNames[] = {"__syncthreads", "__syncwarp",   "a shuffle",
-                                  "ldmatrix_x4",   "mma_m16n8k16", "the end of the kernel"};
+const char* const kKindNames[] = {
+    "__syncthreads", "__syncwarp", "a shuffle",   "ldmatrix_x4",  "mma_m16n8k16", "the end of the kernel",
+    "mbarrier_wait", "wgmma",      "wgmma_fence", "wgmma_commit", "wgmma_wait",   "lower_registers or raise_registers"};
 const char* name(Kind kind) { return kKindNames[static_cast<int>(kind)]; }
 
 double now_s() {
@@ -99,17 +100,13 @@ void resume(Fibre& from, unsigned thread) {
     from.switch_to(state.threads[thread].fibre);
 }
 
-void to_scheduler(Warp& warp) {
-    warp.resume_lane = threadIdx.x % 32;
-    current_thread().fibre.switch_to(state.scheduler);
-}
-
 void fibre_main() {
     const Launch& launch = *state.launch;
     using Kernel = void (*)(const void*, const void*, void*, void*, int);
     reinterpret_cast<Kernel>(launch.kernel)(launch.buffers[0].base, launch.buffers[1].base, launch.buffers[2].base,
                                             launch.buffers[3].base, launch.batch);
     if (gather(Kind::exit, nullptr, {nullptr, 0})) {
+        check_wgmma_done();
         current_warp().progress = Progress::exited;
         to_scheduler(current_warp());
     }
@@ -126,56 +123,36 @@ void begin_cta(unsigned block) {
     }
     for (unsigned w = 0; w < state.launch->threads / 32; ++w) {
         state.warps[w] = Warp{};
-        state.warps[w].stamp = state.warps[w].fence = state.epoch;
+        state.warps[w].stamp = state.epoch;
         state.warps[w].resume_lane = next_random() % 32;
     }
 }
 
-// Says which threads wait and which have exited, warps in the same state together.
-void record_deadlock() {
-    char list[768] = "";
-    size_t used = 0;
-    const unsigned count = state.launch->threads / 32;
-    for (unsigned first = 0, last; first < count && used < sizeof(list); first = last) {
-        const Warp& warp = state.warps[first];
-        for (last = first + 1; last < count && state.warps[last].progress == warp.progress &&
-                               state.warps[last].site.line == warp.site.line;)
-            ++last;
-        const char* comma = first ? ", " : "";
-        if (warp.progress == Progress::exited)
-            used += snprintf(list + used, sizeof(list) - used, "%sthreads %u-%u have exited", comma, first * 32,
-                             last * 32 - 1);
-        else
-            used += snprintf(list + used, sizeof(list) - used, "%sthreads %u-%u wait at %s", comma, first * 32,
-                             last * 32 - 1, text(warp.site));
-    }
-    record(
-        "every thread of a CTA must reach __syncthreads, but kernel %s deadlocks in block %u: %s; move the "
-        "__syncthreads out of the divergent branch",
-        state.launch->symbol, blockIdx.x, list);
-}
-
-// The next warp to run: a random runnable one; opens the barrier when all wait there. Null: finished or failed.
+// The next warp to run: a random runnable one. When there is none, opens the barrier if all wait there, else finishes
+// asynchronous work that a warp waits for. Null: finished or failed.
 Warp* next_warp() {
     const unsigned count = state.launch->threads / 32;
-    for (;;) {
-        unsigned runnable[kMaxWarps], runnables = 0, waiting = 0;
+    land_at_random();
+    while (!state.failed) {
+        unsigned runnable[kMaxWarps], runnables = 0, waiting = 0, exited = 0;
         for (unsigned w = 0; w < count; ++w) {
             if (state.warps[w].progress == Progress::runnable) runnable[runnables++] = w;
             waiting += state.warps[w].progress == Progress::at_barrier;
+            exited += state.warps[w].progress == Progress::exited;
         }
         if (runnables) return &state.warps[runnable[next_random() % runnables]];
-        if (!waiting) return nullptr;
+        if (exited == count) return nullptr;
         if (waiting < count) {
-            record_deadlock();
-            return nullptr;
+            if (!land_needed()) record_deadlock();
+            continue;
         }
-        state.epoch = ++state.stamp;
+        synchronise_cta();
         for (unsigned w = 0; w < count; ++w) {
             state.warps[w].progress = Progress::runnable;
-            state.warps[w].stamp = state.warps[w].fence = state.epoch;
+            state.warps[w].stamp = state.epoch;
         }
     }
+    return nullptr;
 }
 
 void run_cta(unsigned block, double deadline_s) {
@@ -183,7 +160,9 @@ void run_cta(unsigned block, double deadline_s) {
     for (unsigned turns = 1; Warp* warp = next_warp(); ++turns) {
         warp->step = next_random() | 1;
         warp->budget = 1u << next_random() % 12;
+        state.scheduling = false;
         resume(state.scheduler, static_cast<unsigned>(warp - state.warps) * 32 + warp->resume_lane);
+        state.scheduling = true;
         if (state.failed) return;
         if (turns % 256 == 0 && now_s() > deadline_s) {
             record(
@@ -197,6 +176,11 @@ void run_cta(unsigned block, double deadline_s) {
 }
 
 }  // namespace
+
+void to_scheduler(Warp& warp) {
+    warp.resume_lane = threadIdx.x % 32;
+    current_thread().fibre.switch_to(state.scheduler);
+}
 
 const char* text(Site site) {
     static char buffers[4][256];
@@ -215,6 +199,14 @@ void fail(const char* format, ...) {
     va_end(arguments);
     current_thread().fibre.switch_to(state.scheduler);
     abort();  // a failed launch is never resumed
+}
+
+void complain(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    record_list(format, arguments);
+    va_end(arguments);
+    if (!state.scheduling) current_thread().fibre.switch_to(state.scheduler);
 }
 
 bool gather(Kind kind, void* argument, Site site) {
@@ -236,6 +228,7 @@ bool gather(Kind kind, void* argument, Site site) {
     if (warp.arrived == ~0u) {
         warp.arrived = 0;
         warp.stamp = ++state.stamp;
+        if (kind != Kind::exit) land_wgmma_at_random();  // then the registers are gone
         return true;
     }
     resume(current_thread().fibre, threadIdx.x - lane + (lane + warp.step) % 32);
@@ -265,6 +258,7 @@ extern "C" __attribute__((visibility("default"))) int kgen_emulator_launch(const
     state.launch = launch;
     state.random = launch->seed;
     state.failed = false;
+    state.scheduling = true;
     state.message = message;
     state.message_bytes = message_bytes;
     blockDim = {launch->threads, 1, 1};

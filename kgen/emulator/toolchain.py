@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from kgen.emulator.library import HostLibrary
@@ -26,16 +28,20 @@ if TYPE_CHECKING:
     from kgen.render import Source
 
 HERE = Path(__file__).parent
-RUNTIME = ("scheduler.cpp", "memory.cpp", "collectives.cpp")
+RUNTIME = (
+    *("scheduler.cpp", "memory.cpp", "races.cpp", "copies.cpp"),
+    *("mbarrier.cpp", "collectives.cpp", "wgmma.cpp", "matrices.cpp"),
+)
 LIBRARY = "kernel.so"
-CHECKSUM = "kernel.so.sha256"
+CHECKSUM = "sha256"
 FLAGS = (
-    *("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-w"),
+    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-w"),
     *("-fno-strict-aliasing", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti"),
 )
 # By default zig builds a C++ library, traps on overflow, and tunes for this very processor.
 ZIG_FLAGS = ("-nostdlib++", "-fno-sanitize=undefined", "-mcpu=baseline")
 COMPILE_LIMIT_S = 300.0
+_RUNTIME_LOCK = Lock()
 HOW_TO_GET_ONE = "install g++ or clang++, set CXX, or run: pip install ziglang"
 
 
@@ -55,7 +61,7 @@ def build(source: Source) -> HostLibrary:
             header that the emulator lacks.
     """
     compiler = find_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", os.defpath))
-    root = _cache_folder()
+    root = _cache_folder("emulator")
     folder = root / _digest(source, compiler) if root else None
     library = _load(folder) if folder else None
     if library is None:
@@ -64,7 +70,7 @@ def build(source: Source) -> HostLibrary:
             _compile(source, compiler, built)
             library = HostLibrary(built / LIBRARY)
             if folder:
-                _publish(built, folder)
+                _publish(built, folder, (LIBRARY,))
         finally:
             shutil.rmtree(built, ignore_errors=True)
     return library
@@ -125,13 +131,44 @@ def _flags(compiler: Compiler) -> tuple[str, ...]:
 
 
 def _digest(source: Source, compiler: Compiler) -> str:
+    headers = [f"{name}\0{text}" for name, text in sorted(_needed_headers(source).items())]
+    return _digest_of(compiler, source.text, *headers)
+
+
+def _digest_of(compiler: Compiler, *parts: str) -> str:
+    """Of the parts, the emulator's own sources and the tools."""
     digest = hashlib.sha256()
     own = [f"{name}\0{text}" for name, text in _host_files().items()]
-    headers = [f"{name}\0{text}" for name, text in sorted(_needed_headers(source).items())]
     tools = [platform.machine(), compiler.version, *compiler.command, *_flags(compiler)]
-    for part in (source.text, *headers, *own, *tools):
+    for part in (*parts, *own, *tools):
         digest.update(part.encode() + b"\0\0")
     return digest.hexdigest()[:32]
+
+
+def _runtime(compiler: Compiler) -> list[Path]:
+    """The emulator's own sources compiled, once for all kernels; the sources themselves where there is no cache."""
+    sources = [HERE / name for name in RUNTIME]
+    root = _cache_folder("emulator-runtime")
+    if root is None:
+        return sources
+    objects = tuple(f"{source.stem}.o" for source in sources)
+    folder = root / _digest_of(compiler)
+    with _RUNTIME_LOCK:
+        if not _is_sound(folder, objects):
+            built = Path(tempfile.mkdtemp(dir=root, prefix=".build-"))
+            try:
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    list(pool.map(partial(_compile_own, compiler, built), sources, objects))
+                _publish(built, folder, objects)
+            finally:
+                shutil.rmtree(built, ignore_errors=True)
+    return [folder / name for name in objects]
+
+
+def _compile_own(compiler: Compiler, folder: Path, source: Path, name: str) -> None:
+    include = HERE / "include"
+    options = (f"-I{include}", "-include", str(include / "builtins.h"), "-c", str(source), "-o", name)
+    _run([*compiler.command, *_flags(compiler), *options], folder, "the emulator")
 
 
 def _compile(source: Source, compiler: Compiler, folder: Path) -> None:
@@ -145,28 +182,30 @@ def _compile(source: Source, compiler: Compiler, folder: Path) -> None:
     command = [
         *compiler.command,
         *_flags(compiler),
+        *("-shared", *map(str, _runtime(compiler))),
         *(f"-I{include}", "-Iheaders", "-include", str(include / "builtins.h")),
-        *("-x", "c++", "kernel.cu", *(str(HERE / name) for name in RUNTIME)),
-        *("-o", LIBRARY, "-lm"),
+        *("-x", "c++", "kernel.cu", "-o", LIBRARY, "-lm"),
     ]
+    _run(command, folder, "the kernel")
+
+
+def _run(command: list[str], folder: Path, what: str) -> None:
     environment = {**os.environ, "LC_ALL": "C"}
-    name = shlex.join(compiler.command)
+    name = shlex.join(command[: command.index(FLAGS[0])])
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=COMPILE_LIMIT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompileError(f"{name} must compile the kernel, but failed: {error}; try again") from error
+        raise CompileError(f"{name} must compile {what}, but failed: {error}; try again") from error
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if "error" in line), "it gave no error message")
-        raise CompileError(
-            f"{name} must compile the kernel, but rejected it: {first.strip()}; see the log", done.stderr
-        )
+        raise CompileError(f"{name} must compile {what}, but rejected it: {first.strip()}; see the log", done.stderr)
 
 
-def _cache_folder() -> Path | None:
+def _cache_folder(name: str) -> Path | None:
     try:
-        root = cache_dir() / "emulator"
+        root = cache_dir() / name
         root.mkdir(mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
     except OSError as error:
@@ -175,11 +214,11 @@ def _cache_folder() -> Path | None:
     return root
 
 
-def _publish(built: Path, folder: Path) -> None:
+def _publish(built: Path, folder: Path, names: tuple[str, ...]) -> None:
     """Move a finished build into place, unless another process was first with a good one."""
-    (built / CHECKSUM).write_text(_checksum(built / LIBRARY), encoding="ascii")
+    (built / CHECKSUM).write_text(_checksum(built, names), encoding="ascii")
     with contextlib.suppress(OSError):
-        if folder.is_dir() and _load(folder) is None:
+        if folder.is_dir() and not _is_sound(folder, names):
             shutil.rmtree(folder)
         built.rename(folder)
 
@@ -187,15 +226,20 @@ def _publish(built: Path, folder: Path) -> None:
 def _load(folder: Path) -> HostLibrary | None:
     """The library of a finished build, None when there is none or it is damaged: loading that could crash."""
     try:
-        if (folder / CHECKSUM).read_text(encoding="ascii") != _checksum(folder / LIBRARY):
-            return None
-        return HostLibrary(folder / LIBRARY)
-    except (OSError, UnicodeDecodeError):
+        return HostLibrary(folder / LIBRARY) if _is_sound(folder, (LIBRARY,)) else None
+    except OSError:
         return None
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _is_sound(folder: Path, names: tuple[str, ...]) -> bool:
+    try:
+        return (folder / CHECKSUM).read_text(encoding="ascii") == _checksum(folder, names)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _checksum(folder: Path, names: tuple[str, ...]) -> str:
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
 @lru_cache

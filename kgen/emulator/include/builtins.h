@@ -30,6 +30,17 @@ void copy_async(void* shared, const void* global, bool valid, Site site);
 void commit_async();
 void wait_async(unsigned pending);
 
+void mbarrier_init(void* barrier, unsigned arrivals, Site site);
+void mbarrier_init_fence();
+void mbarrier_arrive(void* barrier, const char* what, unsigned bytes, Site site);
+void mbarrier_arrive_after_copies(void* barrier, Site site);
+void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site);
+void fence_proxy_async();
+
+unsigned long long make_descriptor(const void* shared, unsigned along_k, unsigned along_rows, Site site);
+unsigned long long make_swizzled_descriptor(const void* shared, Site site);
+unsigned long long advance_descriptor(unsigned long long descriptor, unsigned bytes, Site site);
+
 // Warp-wide: every lane calls, the last one to arrive computes for all.
 void barrier(Site site);
 void warp_barrier(unsigned mask, Site site);
@@ -37,6 +48,14 @@ unsigned long long exchange(unsigned mask, unsigned long long value, int source_
 void load_matrices(unsigned (&r)[4], const void* row, Site site);
 void multiply_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void multiply_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
+void mbarrier_wait(void* barrier, unsigned parity, Site site);
+void wgmma_fence(Site site);
+void wgmma_commit(Site site);
+void wgmma_wait(unsigned pending, Site site);
+// A is in registers if `a_registers` is not null, else where `a` says.
+void multiply_wgmma(bool f16, float (*d)[4], unsigned tiles, bool accumulate, const unsigned* a_registers,
+                    unsigned long long a, unsigned long long b, Site site);
+void share_registers(unsigned registers, Site site);
 [[noreturn]] void trap(Site site);
 
 template <class To, class From>

@@ -8,11 +8,10 @@
 
 #include "builtins.h"
 #include "fibre.h"
+#include "races.h"
 
 namespace emulator {
 
-constexpr unsigned kMaxThreads = 1024;
-constexpr unsigned kMaxWarps = kMaxThreads / 32;
 constexpr unsigned char kPoison = 0xff;  // a NaN in every floating-point format
 
 // A global array that a kernel may touch; x, weights, hidden, y in this order. A null base: not passed.
@@ -31,37 +30,44 @@ struct Launch {
     uint32_t grid, threads;
     uint64_t shared_bytes;
     int32_t batch;
-    int32_t late;  // asynchronous copies land at their wait; else at a random moment before it
+    int32_t late;  // asynchronous work takes effect at its wait; else at a random moment before it
     uint64_t seed;
     double time_limit_s;
 };
-
-// Who last touched a 4-byte word of shared memory, and when. A stamp is the warp's synchronisation count.
-// A reader or writer is a thread's index, or several_lanes(warp), or kSeveralWarps.
-struct Word {
-    uint32_t write_stamp, read_stamp;
-    uint16_t writer, reader;
-    uint16_t write_site, read_site;
-    uint16_t in_flight;  // 1 + the thread whose asynchronous copy is unfinished, else 0
-};
-constexpr uint16_t kSeveralLanes = 0x8000, kSeveralWarps = 0xffff;
 
 struct AsyncCopy {
     unsigned char* shared;
     const unsigned char* global;  // null: writes zeros
     uint32_t group;
+    uint32_t arrival;  // of the barrier arrival that waits for it, 0 if none does
+    uint16_t barrier;  // which that arrival is for
     bool landed;
+    bool finished;  // landed and no longer in flight
 };
 
 struct Thread {
     Fibre fibre;
     AsyncCopy* copies;  // the unfinished ones are [first, last), oldest first
     uint32_t first, last, capacity;
-    uint32_t open_group;  // groups before this one are committed
+    uint32_t open_group;            // groups before this one are committed
+    bool arrives_on[kMaxBarriers];  // whether mbarrier_arrive_after_copies has named the barrier
 };
 
-enum class Kind : uint8_t { barrier, warp_barrier, exchange, ldmatrix, mma, exit };
-enum class Progress : uint8_t { runnable, at_barrier, exited };
+enum class Kind : uint8_t {
+    barrier,
+    warp_barrier,
+    exchange,
+    ldmatrix,
+    mma,
+    exit,
+    mbarrier_wait,
+    wgmma,
+    wgmma_fence,
+    wgmma_commit,
+    wgmma_wait,
+    registers
+};
+enum class Progress : uint8_t { runnable, at_barrier, at_mbarrier, exited };
 
 struct Warp {
     Progress progress;
@@ -70,11 +76,23 @@ struct Warp {
     uint32_t arrived;
     uint32_t first_lane;  // to arrive
     uint32_t resume_lane;
-    uint32_t step;    // odd; lane l is followed by lane (l + step) % 32
-    uint32_t budget;  // collectives before another warp gets its turn
-    uint32_t stamp;   // of the latest collective
-    uint32_t fence;   // of the latest __syncwarp or __syncthreads
+    uint32_t step;     // odd; lane l is followed by lane (l + step) % 32
+    uint32_t budget;   // collectives before another warp gets its turn
+    uint32_t stamp;    // of the latest collective or release
+    unsigned barrier;  // the mbarrier that the warp waits for
     void* arguments[32];
+};
+
+struct Mbarrier {
+    uint32_t offset;  // in shared memory
+    uint32_t arrivals, arrived;
+    uint32_t phase;   // how many are complete
+    int64_t missing;  // bytes that the phase still expects
+    uint64_t issued;  // bytes of bulk copies under way
+    uint16_t initialiser;
+    Site site;                // of the initialisation
+    uint32_t fence_stamp;     // of the initialiser's fence, 0 before it
+    Clock current, complete;  // what has been released to the current phase, and to the last complete one
 };
 
 struct State {
@@ -83,9 +101,12 @@ struct State {
     Thread* threads;
     Warp warps[kMaxWarps];
     unsigned char* shared;
-    Word* words;
+    Shadow shadow;
+    Mbarrier* barriers;
+    unsigned barrier_count;
     uint32_t stamp, epoch;  // newest stamp; stamp of the last __syncthreads
     uint64_t random;
+    bool scheduling;  // no fibre runs
     bool failed;
     char* message;
     size_t message_bytes;
@@ -94,6 +115,10 @@ extern State state;
 
 inline Thread& current_thread() { return state.threads[threadIdx.x]; }
 inline Warp& current_warp() { return state.warps[threadIdx.x / 32]; }
+inline Clock& current_clock() { return state.shadow.clocks[threadIdx.x / 32]; }
+
+// Separates what the current thread did so far from what it does next.
+inline uint32_t tick() { return current_warp().stamp = ++state.stamp; }
 
 inline uint32_t next_random() {  // splitmix64
     uint64_t z = state.random += 0x9e3779b97f4a7c15u;
@@ -105,19 +130,52 @@ inline uint32_t next_random() {  // splitmix64
 // A position as text, "kernel.cu:12"; good until the fourth next call.
 const char* text(Site site);
 
+// A small number for a site, so that a word of shared memory can remember it, and back.
+uint16_t intern(Site site);
+Site site_of(uint16_t number);
+
+// "byte 32 of x, which has 16 bytes" for the buffer or shared memory nearest to the address.
+const char* place(const void* p, char (&out)[160]);
+
 // Records the message (printf rules) and abandons the launch; only a fibre may call it.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+// The same where the scheduler may be the caller: there it returns.
+void complain(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // Waits for the warp's other lanes. True in the last lane to arrive: it does the work of all, then calls release().
 bool gather(Kind kind, void* argument, Site site);
 void release();
+void to_scheduler(Warp& warp);
 
 // Shared-memory reads of a warp-wide instruction, on behalf of one lane's address.
 void check_row(const void* row, unsigned lane, Site site);
+// Bounds and alignment alone.
+uint64_t check_shared_span(const void* p, unsigned bytes, unsigned alignment, bool write, const char* what,
+                           unsigned thread, Site site);
+void check_global_span(const void* p, unsigned bytes, unsigned alignment, bool write, const char* what, Site site);
 
 bool allocate_memory();
 void free_memory();
 void begin_cta_memory();
 void end_cta_memory();
+
+// Asynchronous work that a barrier counts: finishes some of it at random, or one piece that a warp waits for.
+void land_at_random();
+bool land_needed();
+void free_copies();
+void end_cta_copies();
+
+// One more arrival, or bytes copied, for the barrier's current phase; ends it when nothing is missing.
+void count_arrival(unsigned barrier, unsigned thread, Site site);
+void count_bytes(unsigned barrier, unsigned bytes, unsigned thread, Site site);
+unsigned find_barrier(const void* p, const char* what, Site site);
+void end_cta_barriers();
+void record_deadlock();
+
+void begin_cta_wgmma();
+void land_wgmma_at_random();
+void check_wgmma_done();
+void end_cta_wgmma();
+void free_wgmma();
 
 }  // namespace emulator

@@ -1,7 +1,6 @@
 // The emulator's loads and stores: same contract as the GPU's header of this name, every access checked.
 #pragma once
 #include "ptx/convert.cuh"
-#include "ptx/convert.cuh"
 #include "ptx/types.cuh"
 
 namespace emulator {
@@ -44,8 +43,17 @@ inline Vec16 load_global_16(const void* p, emulator::Site site = emulator::Site:
 inline FloatPair load_global_f32x2(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_global<FloatPair>(p, "load_global_f32x2", site);
 }
+inline void store_global_u32(void* p, u32 v, emulator::Site site = emulator::Site::here()) {
+    emulator::write_global(p, v, "store_global_u32", site);
+}
 inline void store_global_16(void* p, const Vec16& v, emulator::Site site = emulator::Site::here()) {
     emulator::write_global(p, v, "store_global_16", site);
+}
+inline u32 load_shared_u32(const void* p, emulator::Site site = emulator::Site::here()) {
+    return emulator::read_shared<u32>(p, "load_shared_u32", site);
+}
+inline FloatPair load_shared_f32x2(const void* p, emulator::Site site = emulator::Site::here()) {
+    return emulator::read_shared<FloatPair>(p, "load_shared_f32x2", site);
 }
 inline Vec16 load_shared_16(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_shared<Vec16>(p, "load_shared_16", site);

@@ -1,0 +1,83 @@
+// Who touched which word of shared memory when, and what every warp knows of the others' doings; internal.
+//
+// Time is a counter of stamps. A clock says up to which stamp each actor's accesses come before its owner's next one:
+// a warp's clock grows by __syncwarp, __syncthreads and mbarrier_wait; an arrival leaves the arriving thread's clock in
+// the barrier, for those who wait for the phase to take over. Two accesses to a word, at least one a write, race unless
+// the earlier one's stamp is below the clock of the later one's warp.
+#pragma once
+
+#include <stdint.h>
+
+namespace emulator {
+
+constexpr unsigned kMaxThreads = 1024;
+constexpr unsigned kMaxWarps = kMaxThreads / 32;
+constexpr unsigned kMaxBarriers = 128;
+
+// Actors: threads; the wgmma unit of each warp; then, for each barrier, its bulk copies, the cp.async that arrive on
+// it, and its phases, whose "stamp" is the number known to be complete.
+constexpr uint16_t kUnits = kMaxThreads;
+constexpr uint16_t kBarriers = kUnits + kMaxWarps;
+constexpr unsigned kActors = kBarriers + 3 * kMaxBarriers;
+constexpr uint16_t kSeveralLanes = 0x8000, kSeveralWarps = 0xffff;  // readers only: several_lanes | warp
+inline uint16_t bulk_actor(unsigned barrier) { return static_cast<uint16_t>(kBarriers + 3 * barrier); }
+inline uint16_t copy_actor(unsigned barrier) { return static_cast<uint16_t>(kBarriers + 3 * barrier + 1); }
+inline uint16_t phase_actor(unsigned barrier) { return static_cast<uint16_t>(kBarriers + 3 * barrier + 2); }
+
+struct Clock {
+    uint32_t until[kActors];
+    uint32_t all[kMaxWarps];        // the least of a warp's lanes
+    uint32_t proxied[kMaxThreads];  // up to which stamp a thread's writes are ordered for wgmma, too
+};
+
+// A word's `in_flight`: 1 + the thread whose asynchronous copy is unfinished; plus kBulk for a bulk copy; kBarrier +
+// its number for an mbarrier; else 0.
+constexpr uint16_t kBulk = 0x4000, kBarrier = 0x8000;
+
+struct Word {
+    uint32_t write_stamp, read_stamp;
+    uint16_t writer, reader;
+    uint16_t write_site, read_site;
+    uint16_t in_flight;
+    uint16_t multiplying;  // wgmma under way that read it
+};
+
+// The latest read of a word by one warp.
+struct Reader {
+    uint32_t stamp;
+    uint16_t actor, site;
+};
+
+struct Shadow {
+    Word* words;
+    Reader* readers;  // a row of one per warp for each word with reader kSeveralWarps
+    bool rows;        // whether the rows are kept; without mbarriers nothing but __syncthreads orders warps
+    Clock* clocks;    // of each warp
+    uint32_t begin;   // stamp at which the CTA began
+    uint32_t proxied[kMaxThreads];        // stamp of each thread's last fence_proxy_async
+    uint32_t epoch_proxied[kMaxThreads];  // the same at the last __syncthreads
+};
+
+struct Access {
+    const char* what;
+    uint16_t actor;
+    uint32_t stamp;
+    Site site;
+    uint16_t site_number;
+};
+
+// Check an access by the current warp against the earlier ones, and remember it.
+void note_write(uint64_t offset, unsigned bytes, const Access& access);
+void note_read(uint64_t offset, unsigned bytes, const Access& access);
+// A wgmma's read, when it begins and when the warp has waited for it.
+void note_multiply(uint64_t offset, unsigned bytes, bool begins, Site site);
+
+bool allocate_shadow();
+void free_shadow();
+void begin_cta_clocks();
+void synchronise_cta();         // __syncthreads
+void synchronise_warp();        // __syncwarp
+void release_clock(Clock& to);  // of the current thread
+void acquire_clock(unsigned warp, const Clock& from);
+
+}  // namespace emulator

@@ -1,0 +1,256 @@
+// mbarriers: phases that end when all their arrivals are in and all bytes they expect have been copied.
+//
+// An arrival releases its thread's clock to the current phase, a wait acquires what was released to a complete one.
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime.h"
+
+namespace emulator {
+namespace {
+
+constexpr unsigned kMostArrivals = (1u << 20) - 1, kMostBytes = (1u << 20) - 1;  // the GPU's fields
+
+struct Wait {
+    const void* barrier;
+    unsigned parity;
+};
+
+// The barrier can be used by other threads only after a fence of the thread that initialised it, and __syncthreads.
+void check_visible(const Mbarrier& barrier, bool warp_wide, const char* what, Site site) {
+    if (!warp_wide && barrier.initialiser == threadIdx.x) return;
+    const char* lacks = !barrier.fence_stamp                ? "mbarrier_init_fence"
+                        : barrier.fence_stamp > state.epoch ? "__syncthreads"
+                                                            : nullptr;
+    if (!lacks) return;
+    fail(
+        "an mbarrier's initialisation must be followed by mbarrier_init_fence of the same thread and by __syncthreads "
+        "before other threads use it, but kernel %s, block %u, thread %u, calls %s at %s without %s since %s; add it",
+        state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), lacks, text(barrier.site));
+}
+
+uint64_t check_address(const void* p, const char* what, Site site) {
+    return check_shared_span(p, 8, 8, true, what, threadIdx.x, site);
+}
+
+void count_expected(Mbarrier& barrier, unsigned bytes, Site site) {
+    barrier.missing += bytes;
+    if (barrier.missing <= kMostBytes) return;
+    fail(
+        "a phase of an mbarrier must expect at most %u bytes at a time, but kernel %s, block %u, thread %u, at %s "
+        "makes that %lld for the barrier at byte %u of shared memory; use several barriers",
+        kMostBytes, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), static_cast<long long>(barrier.missing),
+        barrier.offset);
+}
+
+// The phase that a wait for this parity means: the one that has just ended, or the current one. Phase -1 is that of
+// parity 1 before a fresh barrier's first.
+int64_t phase_of(const Mbarrier& barrier, unsigned parity) {
+    return static_cast<int64_t>(barrier.phase) - (barrier.phase % 2 != parity);
+}
+
+void take_over(unsigned warp, unsigned index) { acquire_clock(warp, state.barriers[index].complete); }
+
+void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
+    Mbarrier& barrier = state.barriers[index];
+    if (barrier.arrived < barrier.arrivals || barrier.missing > 0) return;
+    if (barrier.missing < 0 || barrier.issued) {
+        complain(
+            "every byte of a bulk copy must be expected by the mbarrier that counts it, but in kernel %s, block %u, "
+            "thread %u, at %s, all %u arrivals of phase %u of the barrier at byte %u of shared memory are in and %llu "
+            "bytes were copied or are on their way that none expected; correct the bytes of mbarrier_arrive_expect",
+            state.launch->symbol, blockIdx.x, thread, text(site), barrier.arrivals, barrier.phase, barrier.offset,
+            static_cast<unsigned long long>(barrier.issued) - static_cast<unsigned long long>(barrier.missing));
+        return;
+    }
+    barrier.arrived = 0;
+    barrier.current.until[phase_actor(index)] = ++barrier.phase;
+    memcpy(&barrier.complete, &barrier.current, sizeof(Clock));
+    for (unsigned w = 0; w < state.launch->threads / 32; ++w) {
+        Warp& warp = state.warps[w];
+        if (warp.progress != Progress::at_mbarrier || warp.barrier != index) continue;
+        take_over(w, index);
+        warp.progress = Progress::runnable;
+    }
+}
+
+}  // namespace
+
+unsigned find_barrier(const void* p, const char* what, Site site) {
+    const uint64_t offset = check_address(p, what, site);
+    const uint16_t mark = state.shadow.words[offset / 4].in_flight;
+    if (!(mark & kBarrier) || state.barriers[mark & ~kBarrier].offset != offset) {
+        char where[160];
+        fail(
+            "an mbarrier must be initialised before its use, but kernel %s, block %u, thread %u, at %s calls %s on %s, "
+            "where none is; call mbarrier_init first",
+            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), what, place(p, where));
+    }
+    check_visible(state.barriers[mark & ~kBarrier], false, what, site);
+    return mark & ~kBarrier;
+}
+
+void count_arrival(unsigned index, unsigned thread, Site site) {
+    Mbarrier& barrier = state.barriers[index];
+    if (barrier.arrived == barrier.arrivals) {
+        complain(
+            "a phase of an mbarrier must see no more arrivals than its count, but in kernel %s, block %u, thread %u "
+            "arrives at %s on the barrier at byte %u of shared memory, whose phase %u has its %u already and waits for "
+            "%lld bytes; correct the count or who arrives",
+            state.launch->symbol, blockIdx.x, thread, text(site), barrier.offset, barrier.phase, barrier.arrivals,
+            static_cast<long long>(barrier.missing));
+        return;
+    }
+    ++barrier.arrived;
+    end_phase_if_complete(index, thread, site);
+}
+
+void count_bytes(unsigned index, unsigned bytes, unsigned thread, Site site) {
+    state.barriers[index].issued -= bytes;
+    state.barriers[index].missing -= bytes;
+    end_phase_if_complete(index, thread, site);
+}
+
+void mbarrier_init(void* p, unsigned arrivals, Site site) {
+    const uint64_t offset = check_address(p, "mbarrier_init", site);
+    Word* word = state.shadow.words + offset / 4;
+    char where[160];
+    if (word->in_flight & kBarrier)
+        fail(
+            "an mbarrier must be initialised once, but kernel %s, block %u, thread %u, at %s initialises the one at %s "
+            "again, which was initialised at %s%s; initialise it before the loop",
+            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), place(p, where),
+            text(state.barriers[word->in_flight & ~kBarrier].site),
+            state.barriers[word->in_flight & ~kBarrier].phase ? " and has seen phases end" : "");
+    if (!arrivals || arrivals > kMostArrivals)
+        fail(
+            "an mbarrier must count from 1 to %u arrivals, but kernel %s, block %u, thread %u, at %s asks for %u; "
+            "correct the count",
+            kMostArrivals, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), arrivals);
+    if (state.barrier_count == kMaxBarriers)
+        fail("the emulator holds at most %u mbarriers, but kernel %s initialises more at %s; use fewer stages",
+             kMaxBarriers, state.launch->symbol, text(site));
+    const Access access = {"mbarrier_init", static_cast<uint16_t>(threadIdx.x), current_warp().stamp, site,
+                           intern(site)};
+    const unsigned index = state.barrier_count++;
+    note_write(offset, 8, access);
+    for (unsigned i = 0; i < 2; ++i) word[i].in_flight = static_cast<uint16_t>(kBarrier | index);
+    Mbarrier& barrier = state.barriers[index];
+    memset(&barrier, 0, sizeof(barrier));
+    barrier.offset = static_cast<uint32_t>(offset);
+    barrier.arrivals = arrivals;
+    barrier.initialiser = static_cast<uint16_t>(threadIdx.x);
+    barrier.site = site;
+}
+
+void mbarrier_init_fence() {
+    const uint32_t stamp = tick();
+    for (unsigned i = 0; i < state.barrier_count; ++i)
+        if (state.barriers[i].initialiser == threadIdx.x && !state.barriers[i].fence_stamp)
+            state.barriers[i].fence_stamp = stamp;
+}
+
+void mbarrier_arrive(void* p, const char* what, unsigned bytes, Site site) {
+    const unsigned index = find_barrier(p, what, site);
+    Mbarrier& barrier = state.barriers[index];
+    if (barrier.arrived < barrier.arrivals) {
+        count_expected(barrier, bytes, site);
+        release_clock(barrier.current);
+    }
+    count_arrival(index, threadIdx.x, site);
+}
+
+void mbarrier_wait(void* p, unsigned parity, Site site) {
+    Wait argument = {p, parity};
+    if (!gather(Kind::mbarrier_wait, &argument, site)) return;
+    Warp& warp = current_warp();
+    for (void* other : warp.arguments)
+        if (static_cast<Wait*>(other)->barrier != p || static_cast<Wait*>(other)->parity != parity)
+            fail(
+                "all lanes of a warp must wait for the same phase of the same mbarrier, but in kernel %s, block %u, "
+                "those of warp %u differ at %s; make the barrier and the parity uniform over the warp",
+                state.launch->symbol, blockIdx.x, threadIdx.x / 32, text(site));
+    if (parity > 1)
+        fail(
+            "mbarrier_wait must get parity 0 or 1, but kernel %s, block %u, thread %u, at %s passes %u; use the lowest "
+            "bit of the phase's number",
+            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), parity);
+    const unsigned index = find_barrier(p, "mbarrier_wait", site);
+    const Mbarrier& barrier = state.barriers[index];
+    check_visible(barrier, true, "mbarrier_wait", site);
+    const int64_t phase = phase_of(barrier, parity);
+    const uint32_t known = current_clock().until[phase_actor(index)];
+    if (phase > static_cast<int64_t>(known))
+        fail(
+            "a warp must wait for every phase of an mbarrier in turn, for parity alone tells them apart, but in kernel "
+            "%s, block %u, warp %u waits at %s for parity %u of the barrier at byte %u of shared memory, which may "
+            "mean phase %lld, two after the last that it knows to have ended; wait for phase %u before, or correct the "
+            "parity",
+            state.launch->symbol, blockIdx.x, threadIdx.x / 32, text(site), parity, barrier.offset,
+            static_cast<long long>(phase), known);
+    if (phase < static_cast<int64_t>(barrier.phase)) {
+        take_over(threadIdx.x / 32, index);
+        release();
+        return;
+    }
+    warp.progress = Progress::at_mbarrier;
+    warp.barrier = index;
+    to_scheduler(warp);
+}
+
+// What remains in flight would be written into the next CTA's shared memory.
+void end_cta_barriers() {
+    for (unsigned i = 0; i < state.barrier_count; ++i) {
+        const Mbarrier& barrier = state.barriers[i];
+        Word* word = state.shadow.words + barrier.offset / 4;
+        word[0].in_flight = word[1].in_flight = 0;
+        if (!state.failed && (barrier.issued || barrier.missing))
+            complain(
+                "a kernel must wait for all its bulk copies, but kernel %s, block %u, ends while the barrier at byte "
+                "%u of shared memory, initialised at %s, has %llu bytes on their way and expects %lld that it has not "
+                "seen; wait for phase %u of it, or copy less",
+                state.launch->symbol, blockIdx.x, barrier.offset, text(barrier.site),
+                static_cast<unsigned long long>(barrier.issued), static_cast<long long>(barrier.missing),
+                barrier.phase);
+    }
+    state.barrier_count = 0;
+}
+
+// Says which threads wait for what and which have exited, warps in the same state together.
+void record_deadlock() {
+    char list[1200] = "";
+    size_t used = 0;
+    const unsigned count = state.launch->threads / 32;
+    bool at_mbarrier = false;
+    for (unsigned first = 0, last; first < count && used < sizeof(list); first = last) {
+        const Warp& warp = state.warps[first];
+        for (last = first + 1; last < count && state.warps[last].progress == warp.progress &&
+                               state.warps[last].site.line == warp.site.line &&
+                               (warp.progress != Progress::at_mbarrier || state.warps[last].barrier == warp.barrier);)
+            ++last;
+        used += snprintf(list + used, sizeof(list) - used, "%sthreads %u-%u ", first ? ", " : "", first * 32,
+                         last * 32 - 1);
+        if (used >= sizeof(list)) break;
+        if (warp.progress == Progress::exited)
+            used += snprintf(list + used, sizeof(list) - used, "have exited");
+        else
+            used += snprintf(list + used, sizeof(list) - used, "wait at %s", text(warp.site));
+        if (warp.progress != Progress::at_mbarrier || used >= sizeof(list)) continue;
+        at_mbarrier = true;
+        const Mbarrier& barrier = state.barriers[warp.barrier];
+        const long long missing = barrier.missing;
+        used += snprintf(list + used, sizeof(list) - used,
+                         " for phase %u (parity %u) of the mbarrier at byte %u of shared memory, which lacks %u of %u "
+                         "arrivals and %s%lld bytes",
+                         barrier.phase, barrier.phase % 2, barrier.offset, barrier.arrivals - barrier.arrived,
+                         barrier.arrivals, missing < 0 ? "expects too few by " : "", missing < 0 ? -missing : missing);
+    }
+    complain("every %s, but kernel %s deadlocks in block %u: %s; %s",
+             at_mbarrier ? "wait must be met by all the arrivals and bytes that its phase counts"
+                         : "thread of a CTA must reach __syncthreads",
+             state.launch->symbol, blockIdx.x, list,
+             at_mbarrier ? "correct who arrives, the count, the expected bytes or the parity"
+                         : "move the __syncthreads out of the divergent branch");
+}
+
+}  // namespace emulator
