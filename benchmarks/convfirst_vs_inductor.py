@@ -4,6 +4,8 @@ Both run under PyTorch, on the same weights, as CUDA graphs that rotate through 
 cache holds, and are timed turn by turn. The peer of a row is the fastest of Inductor's variants: mode max-autotune or
 default, channels_last or contiguous. Each call's outputs are kept until its next turn, for both.
 
+A row also says how the block's rate compares with the vendor's matmul of 8192 x 8192 x 8192 in the same run.
+
     python benchmarks/convfirst_vs_inductor.py --batches 256,1,32 --time-limit 480
 """
 
@@ -110,6 +112,20 @@ def peers(problem: Problem, case: Case, copies: int, *, contiguous: bool) -> Ite
             yield Runner(f"inductor {mode_name} {layout_name}", torch.compile(module, mode=mode, dynamic=False), inputs)
 
 
+def matmul_flops_per_s(size: int = 8192, repeats: int = 20) -> float:
+    """The rate of PyTorch's float16 matmul of random square matrices, in FLOP/s: what a vendor's GEMM reaches here."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    start.record()
+    for _ in range(repeats):
+        a @ b
+    end.record()
+    torch.cuda.synchronize()
+    return 2 * size**3 * repeats / (start.elapsed_time(end) * 1e-3)
+
+
 def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[str, Any]:
     """One row: every contender captured, then all timed turn by turn, then all checked."""
     case = make_case(problem)
@@ -205,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     device = find_device("cuda:0")
     described = environment(device)
+    matmul = matmul_flops_per_s()
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split(",")]
     problems = [Problem(int(n), size, size, c) for n in options.batches.split(",") for c, size in shapes]
     start, rows, lean_s = time.perf_counter(), [], 15.0
@@ -217,6 +234,7 @@ def main() -> None:
         both = problem.batch >= ALWAYS_BOTH_LAYOUTS or left_s > lean_s * (len(problems) - done + 1)
         with torch.no_grad():
             row = measure_row(problem, device, contiguous=both)
+        row["rate_of_matmul"] = round(problem.flops / (row["kgen_us"] * 1e-6) / matmul, 4)
         torch.cuda.empty_cache()
         took_s = time.perf_counter() - began
         lean_s = 0.5 * lean_s + 0.5 * (took_s / 2 if both else took_s)

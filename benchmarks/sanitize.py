@@ -110,7 +110,7 @@ def run_entry(entry: TunedEntry, device: Device) -> None:
         weights, y = cupy.asarray(case.packed), cupy.asarray(np.full(x.shape, NAN, np.uint16))
         hidden = cupy.asarray(np.full(program.workspace_bytes // 2, NAN, np.uint16))
         pointers = [int(array.data.ptr) for array in (x, weights, hidden, y)]
-        loaded = LoadedProgram(program, compile_cubin(render(program), device.arch))
+        loaded = LoadedProgram(program, compile_cubin(render(program), program.arch))
         loaded.launch(pointers[0], pointers[1], pointers[2], pointers[3], case.problem.batch, 0)
         cupy.cuda.runtime.deviceSynchronize()
         output = y.get().view(case.images.dtype).astype(np.float64)

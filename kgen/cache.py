@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from kgen import env
 
 _SCHEMA_VERSION = 1
+_SERIALIZED = re.compile(r"\(C751[0-6]\)")
 _warn_lock = threading.Lock()
 _warned = False
 
@@ -49,6 +51,11 @@ class Cubin:
     resources: Mapping[str, Resources]
     log: str
     seconds: float
+
+    @property
+    def serialized(self) -> bool:
+        """Whether the compiler made wgmma instructions wait for one another, as ptxas' C7510 to C7516 tell."""
+        return _SERIALIZED.search(self.log) is not None
 
 
 def entry_digest(source_digest: str, arch: str, options: Sequence[str], nvrtc: str) -> str:

@@ -12,10 +12,10 @@ from kgen.compile import Cubin
 from kgen.devices import Device
 from kgen.errors import CompileError, EmulatorError, InfeasibleError, VerificationError
 from kgen.launch import LaunchError, LoadedProgram
-from kgen.machine import efficiency
+from kgen.machine import Config, efficiency
 from kgen.measure import measure
 from kgen.tuned_file import Measurement
-from kgen.verify import TiledConfig, check_in_emulator
+from kgen.verify import check_in_emulator
 
 
 class Outcome(str, Enum):
@@ -32,10 +32,10 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to verify and, on a GPU, to time; ``cubin`` was compiled for ``device``."""
+    """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels."""
 
     problem: BlockProblem
-    config: TiledConfig
+    config: Config
     device: Device
     cubin: Cubin
 

@@ -1,7 +1,8 @@
 """Loading a program's cubin and launching its kernels with little overhead.
 
 A launch costs about one driver call per kernel: parameters are packed into memory that lives as long as the program,
-and the driver is called directly instead of through CuPy's argument conversion.
+and the driver is called directly. On GPUs that can, a kernel may begin while the one before it ends (programmatic
+stream serialization); it waits itself for what that one writes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+from collections.abc import Callable
+from functools import lru_cache
 
 from kgen.compile import Cubin
+from kgen.devices import Device
 from kgen.errors import DeviceError, KgenError
-from kgen.machine import Program
+from kgen.machine import KernelPlan, Program
 
 _PARAMETERS = struct.Struct("QQQQi")  # x, weights, hidden, y, batch: the signature that every kernel shares
 _OFFSETS = (0, 8, 16, 24, 32)
+_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _ALL_SHARED = 100  # the carveout, in percent: kernels stage everything themselves and need no L1
 
 
@@ -32,6 +37,50 @@ class _ParameterBlock:
         base = ctypes.addressof(self._view)
         self._pointers = (ctypes.c_void_p * len(_OFFSETS))(*(base + offset for offset in _OFFSETS))
         self.address = ctypes.addressof(self._pointers)
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute with a value of one integer."""
+
+    _fields_ = (("id", ctypes.c_int), ("padding", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60))
+
+
+class _LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig: one launch's shape, which lives as long as its program; the stream is set at each launch."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("attribute_count", ctypes.c_uint),
+    )
+
+
+def _launch_config(kernel: KernelPlan, *, early: bool) -> _LaunchConfig:
+    """The launch of a kernel, which may begin before the one before it has ended if ``early``."""
+    attributes = (_Attribute * 1)(_Attribute(id=_PROGRAMMATIC_SERIALIZATION, value=1))
+    return _LaunchConfig(
+        grid=(kernel.grid, 1, 1),
+        block=(kernel.threads, 1, 1),
+        shared_bytes=kernel.shared_bytes,
+        attributes=attributes,
+        attribute_count=1 if early else 0,
+    )
+
+
+def _can_begin_early(device: Device) -> bool:
+    return int(device.arch.removeprefix("sm_")) >= 90
+
+
+@lru_cache
+def _driver_launch() -> Callable[..., int]:
+    """cuLaunchKernelEx; ctypes calls it without the GIL."""
+    function = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    function.restype = ctypes.c_int
+    return function
 
 
 class _Thread(threading.local):
@@ -57,14 +106,14 @@ class LoadedProgram:
                 f"kernels run on a local GPU only, but {program.device.name} names a datasheet; "
                 "choose a device such as cuda:0"
             )
-        from cupy.cuda import Device
+        from cupy.cuda import Device as CurrentDevice
         from cupy.cuda.function import Module
         from cupy_backends.cuda.api import driver, runtime
 
         self.program = program
         self.ordinal = ordinal
         self._driver_error: type[Exception] = driver.CUDADriverError
-        self._launch_kernel = driver.launchKernel
+        self._launch_kernel = _driver_launch()
         self._get_device = runtime.getDevice
         self._set_device = runtime.setDevice
         self._parameters = _ParameterBlock()
@@ -72,21 +121,20 @@ class LoadedProgram:
         self._thread = _Thread()
         self._module = Module()
         try:
-            with Device(ordinal):
+            with CurrentDevice(ordinal):
                 self._module.load(cubin.data)
-                self._kernels = tuple(
+                launches = [
                     (
                         self._function(kernel.symbol, kernel.shared_bytes),
-                        kernel.grid,
-                        kernel.threads,
-                        kernel.shared_bytes,
+                        _launch_config(kernel, early=number > 0 and _can_begin_early(program.device)),
                     )
-                    for kernel in program.kernels
-                )
+                    for number, kernel in enumerate(program.kernels)
+                ]
+                self._kernels = tuple((handle, config, ctypes.addressof(config)) for handle, config in launches)
         except driver.CUDADriverError as error:
             raise LaunchError(
                 f"{program.device.title} rejects the kernels of {program.problem} with {error}; compile for "
-                f"{program.device.arch}, or choose another config"
+                f"{program.arch}, or choose another config"
             ) from error
 
     def _function(self, symbol: str, shared_bytes: int) -> int:
@@ -112,18 +160,21 @@ class LoadedProgram:
             self._launch_elsewhere(x_pointer, weights_pointer, hidden_pointer, y_pointer, batch, stream_pointer)
             return
         launch_kernel, address = self._launch_kernel, self._parameters.address
-        try:
-            with self._lock:  # the driver is called without the GIL
-                _PARAMETERS.pack_into(
-                    self._parameters.values, 0, x_pointer, weights_pointer, hidden_pointer, y_pointer, batch
-                )
-                for handle, grid, threads, shared_bytes in self._kernels:
-                    launch_kernel(handle, grid, 1, 1, threads, 1, 1, shared_bytes, stream_pointer, address, 0)
-        except self._driver_error as error:
-            raise LaunchError(
-                f"the driver refuses to launch the kernels of {self.program.problem} with {error}; "
-                "check that the stream belongs to the block's device and that no earlier kernel failed"
-            ) from error
+        with self._lock:  # the driver is called without the GIL
+            _PARAMETERS.pack_into(
+                self._parameters.values, 0, x_pointer, weights_pointer, hidden_pointer, y_pointer, batch
+            )
+            for handle, config, config_address in self._kernels:
+                config.stream = stream_pointer
+                status = launch_kernel(config_address, handle, address, None)
+                if status:
+                    raise self._refused(status)
+
+    def _refused(self, status: int) -> LaunchError:
+        return LaunchError(
+            f"the driver refuses to launch the kernels of {self.program.problem} with {self._driver_error(status)}; "
+            "check that the stream belongs to the block's device and that no earlier kernel failed"
+        )
 
     def _launch_elsewhere(self, *arguments: int) -> None:
         """Launch from a thread that has not touched the device yet, or whose current device is another one."""

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from kgen.devices import Device
 
 StageKind = Literal["load", "conv", "matmul", "activate", "store"]
+Unit = Literal["mma", "wgmma"]
 
 
 class Problem(Protocol):
@@ -27,8 +28,10 @@ class Problem(Protocol):
 
 
 class Config(Protocol):
-    """What every family's config offers."""
+    """What every family's config offers. ``boundary`` is the side it is on, which decides what other fields it has."""
 
+    @property
+    def boundary(self) -> str: ...
     def to_json(self) -> dict[str, Any]: ...
 
 
@@ -37,7 +40,8 @@ class Stage:
     """One stage of a kernel, summed over the whole grid.
 
     ``flops`` counts useful operations (direct convolution, no padding); ``issued_flops`` what the tensor cores execute,
-    with padding and recomputation. ``special`` counts special-function operations. ``bytes`` are moved per level.
+    with padding and recomputation, by the instructions of ``unit``. ``special`` counts special-function operations.
+    ``bytes`` are moved per level.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Stage:
     dram_bytes: int = 0
     l2_bytes: int = 0
     shared_bytes: int = 0
+    unit: Unit = "mma"
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,21 @@ class KernelPlan:
 class Program:
     """The plan of a block: its kernels in launch order, what renders them, and the workspace they share.
 
-    ``constants`` become constexpr numbers of the prologue; ``fields`` are the template's other named fields.
+    ``constants`` become constexpr numbers of the prologue; ``fields`` are the template's other named fields. ``arch``
+    is what the source is compiled for: the device's own, or one with instructions of that GPU alone, such as sm_90a.
     """
 
     problem: Problem
     config: Config
     device: Device
+    arch: str
     template: str
     fields: Mapping[str, str]
     constants: Mapping[str, int | bool]
     kernels: tuple[KernelPlan, ...]
     workspace_bytes: int
+    tiles: int
+    ragged: bool
 
     @property
     def dram_bytes(self) -> int:

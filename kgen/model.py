@@ -16,6 +16,8 @@ from kgen.machine import KernelPlan, Program
 
 _MMA_SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.5}
 """Share of the peak rate that mma.sync can reach where the peak belongs to another instruction (wgmma, tcgen05)."""
+_WGMMA_SHARE = 0.9
+"""Share of the peak rate that wgmma can reach."""
 _SHARED_BYTES_PER_CLOCK = 128
 _SPECIAL_PER_CLOCK = 16
 _L2_BYTES_PER_CLOCK = 64
@@ -53,15 +55,23 @@ def _resident_ctas(kernel: KernelPlan, device: Device, resources: Resources | No
 
 def _item_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> float:
     """Clocks in which an SM finishes ``concurrent`` work items side by side."""
-    share = _MMA_SYNC_SHARE.get(device.arch, 1.0)
-    flops_per_clock = share * device.peak_flops / device.sms / (device.clock_mhz * 1e6)
     warps = concurrent * kernel.threads // 32
     work = concurrent / kernel.work_items
     units = [
-        work * kernel.total("issued_flops") / flops_per_clock / min(1.0, warps / 4),
+        _tensor_clocks(kernel, device, work) / min(1.0, warps / 4),
         work * kernel.total("shared_bytes") / _SHARED_BYTES_PER_CLOCK,
         work * kernel.total("special") / _SPECIAL_PER_CLOCK / min(1.0, warps / 4),
         work * kernel.total("l2_bytes") / _L2_BYTES_PER_CLOCK,
     ]
     exposed = max(0.25, 1 - warps / _WARPS_TO_OVERLAP)
     return max(units) + exposed * (sum(units) - max(units)) + kernel.steps * _STEP_CLOCKS / concurrent
+
+
+def _tensor_clocks(kernel: KernelPlan, device: Device, work: float) -> float:
+    """Clocks of an SM's tensor cores for the share ``work`` of the grid: one pipe, whatever the instruction."""
+    shares = {"mma": _MMA_SYNC_SHARE.get(device.arch, 1.0), "wgmma": _WGMMA_SHARE}
+    clocks = 0.0
+    for unit, share in shares.items():
+        flops = sum(stage.issued_flops for stage in kernel.stages if stage.unit == unit)
+        clocks += work * flops / (share * device.peak_flops / device.sms / (device.clock_mhz * 1e6))
+    return clocks

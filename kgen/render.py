@@ -34,8 +34,10 @@ def render(program: Program) -> Source:
 
 
 def template_digest(family: str) -> str:
-    """Digest of a family's template and headers: a tuned config made from another one is stale."""
-    text = _read(f"{family}.cu.j2")
+    """Digest of a family's templates and their headers: a tuned config made from others is stale."""
+    template = re.compile(rf"{family}(_\w+)?\.cu\.j2")
+    names = sorted(entry.name for entry in files("kgen.templates").iterdir() if template.fullmatch(entry.name))
+    text = "".join(map(_read, names))
     return _digest(text, _headers(text))[:16]
 
 

@@ -129,7 +129,7 @@ def load(problem: BlockProblem, weights: Any, *, device: str | None = None, fold
         return HostBlock(problem, target, folded)
     config = _config(problem, target, folder)
     program = block.plan(problem, config, target)
-    cubin = compile_cubin(render(program), target.arch)
+    cubin = compile_cubin(render(program), program.arch)
     return GpuBlock(problem, config, program, cubin, block.pack(problem, folded))
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,6 +25,8 @@ _REMEDY = "correct the file or move it away, and tune again"
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 
 T = TypeVar("T")
+Readers = dict[str, Callable[[object, str], object]]
+"""By field, what makes its value of JSON; the second argument is what messages call it."""
 
 
 class TunedProblem(Problem, Protocol):
@@ -165,16 +169,19 @@ def parse(data: bytes, where: str) -> TunedFile:
         kinds = family(block)
     except ProblemError as error:
         raise TunedConfigError(f"{where}: {error}") from error
-    types = {"problem": kinds.Problem, "config": kinds.Config}
+    readers: Readers = {
+        "problem": partial(_build, kinds.Problem, {}),
+        "config": partial(_config, kinds.config_from_json),
+    }
     return TunedFile(
         block,
-        _build(Environment, content.get("environment"), f"{where}: environment", {}),
-        tuple(_build(TunedEntry, entry, f"{where}: entries[{i}]", types) for i, entry in enumerate(entries)),
+        _build(Environment, {}, content.get("environment"), f"{where}: environment"),
+        tuple(_build(TunedEntry, readers, entry, f"{where}: entries[{i}]") for i, entry in enumerate(entries)),
     )
 
 
-def _build(cls: type[T], data: object, where: str, types: dict[str, Any]) -> T:
-    """``data`` as the dataclass ``cls``; ``types`` replaces the annotations of the fields it names."""
+def _build(cls: type[T], readers: Readers, data: object, where: str) -> T:
+    """``data`` as the dataclass ``cls``; fields without a reader are read as their annotations say."""
     if not isinstance(data, dict):
         _refuse(where, "an object", data)
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
@@ -183,24 +190,38 @@ def _build(cls: type[T], data: object, where: str, types: dict[str, Any]) -> T:
     if missing or unknown:
         found = f"misses {', '.join(missing)}" if missing else f"has {', '.join(map(reprlib.repr, unknown))}"
         raise TunedConfigError(f"{where} must have the fields {', '.join(known)}, but it {found}; {_REMEDY}")
-    hints = get_type_hints(cls) | types
-    values = {name: _value(value, hints[name], f"{where}.{name}") for name, value in data.items()}
+    readers = {name: partial(_value, hint) for name, hint in get_type_hints(cls).items()} | readers
+    values = {name: readers[name](value, f"{where}.{name}") for name, value in data.items()}
     try:
         return cls(**values)
     except ProblemError as error:
         raise TunedConfigError(f"{where} must be legal, but {error}") from error
 
 
-def _value(value: object, hint: Any, where: str) -> object:
+def _config(make: Callable[[Mapping[str, Any]], Config], data: object, where: str) -> Config:
+    """``data`` as a config of the class that ``make`` chooses, whose annotations its values must fit."""
+    if not isinstance(data, dict):
+        _refuse(where, "an object", data)
+    try:
+        config = make(data)
+    except ProblemError as error:
+        raise TunedConfigError(f"{where} must be legal, but {error}") from error
+    hints = get_type_hints(type(config))
+    for name, value in data.items():
+        _value(hints[name], value, f"{where}.{name}")
+    return config
+
+
+def _value(hint: Any, value: object, where: str) -> object:
     """``value`` checked against an annotation: a scalar, a Literal, a dataclass, or one of these or None."""
     arms = get_args(hint)
     if get_origin(hint) is Literal:
         if value not in arms:
             _refuse(where, f"one of {', '.join(arms)}", value)
     elif type(None) in arms:
-        return None if value is None else _value(value, arms[0], where)
+        return None if value is None else _value(arms[0], value, where)
     elif is_dataclass(hint):
-        return _build(hint, value, where, {})  # type: ignore[arg-type]
+        return _build(hint, {}, value, where)  # type: ignore[arg-type]
     elif hint is float:
         if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
             _refuse(where, _NAMES[float], value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,6 @@ _EMULATOR_FLOPS_PER_S = 4096e6  # about a microsecond per mma.m16n8k16
 _EMULATOR_BUDGET_S = 20.0
 _EMULATED_TILES = 3  # the least with a first, a middle and a last one
 _MAX_EMULATED_BATCH = 8
-
-
-class TiledConfig(Config, Protocol):
-    """A config whose CTAs own tiles of rows, of all images stacked, by columns."""
-
-    @property
-    def tile_h(self) -> int: ...
-    @property
-    def tile_w(self) -> int: ...
 
 
 def verify_on_gpu(case: Case, loaded: LoadedProgram) -> Errors:
@@ -69,7 +60,7 @@ def verify_in_emulator(
     return buffers.check()
 
 
-def smaller_program(problem: BlockProblem, config: TiledConfig, device: Device) -> tuple[BlockProblem, Program]:
+def smaller_program(problem: BlockProblem, config: Config, device: Device) -> tuple[BlockProblem, Program]:
     """The problem and program to emulate in place of the asked one: a smaller batch, on a GPU of one SM.
 
     Height, width and channels are compiled into the kernel and stay. The batch is the smallest with a few tiles, the
@@ -83,12 +74,12 @@ def smaller_program(problem: BlockProblem, config: TiledConfig, device: Device) 
     batches = range(1, min(problem.batch, _MAX_EMULATED_BATCH) + 1)
     candidates = [_with_batch(problem, batch, config, one_sm) for batch in batches]
     affordable = [one for one in candidates if one[0].batch == 1 or _emulation_s(one[1]) <= _EMULATOR_BUDGET_S]
-    enough = [one for one in affordable if _tiles(one[0], config) >= _EMULATED_TILES] or affordable[-1:]
-    partial = [one for one in enough if one[0].batch * problem.height % config.tile_h or problem.width % config.tile_w]
+    enough = [one for one in affordable if one[1].tiles >= _EMULATED_TILES] or affordable[-1:]
+    partial = [one for one in enough if one[1].ragged]
     return (partial or enough)[0]
 
 
-def check_in_emulator(problem: BlockProblem, config: TiledConfig, device: Device, *, seed: int = 0) -> Errors:
+def check_in_emulator(problem: BlockProblem, config: Config, device: Device, *, seed: int = 0) -> Errors:
     """Render and compile the very source that the GPU would run, and verify it in the emulator.
 
     The batch may be cut, as :func:`smaller_program` says.
@@ -106,13 +97,9 @@ def check_in_emulator(problem: BlockProblem, config: TiledConfig, device: Device
     return verify_in_emulator(cached_case(smaller), program, library, seed=seed)
 
 
-def _with_batch(problem: Any, batch: int, config: TiledConfig, device: Device) -> tuple[BlockProblem, Program]:
+def _with_batch(problem: Any, batch: int, config: Config, device: Device) -> tuple[BlockProblem, Program]:
     smaller = replace(problem, batch=batch)
     return smaller, family(problem.family).plan(smaller, config, device)
-
-
-def _tiles(problem: BlockProblem, config: TiledConfig) -> int:
-    return -(-problem.batch * problem.height // config.tile_h) * -(-problem.width // config.tile_w)
 
 
 def _emulation_s(program: Program) -> float:

@@ -97,7 +97,7 @@ class Bench:
 
     def start(self, program: Program) -> Future[Cubin]:
         """Render ``program`` and have it compiled while other candidates are measured."""
-        return self._pool.submit(render(program), self._device.arch)
+        return self._pool.submit(render(program), program.arch)
 
     def finish(
         self, program: Program, future: Future[Cubin], *, best_efficiency: float | None, may_spill: bool
@@ -116,6 +116,12 @@ class Bench:
             "spill_bytes": _spill_bytes(cubin.resources),
             "predicted_us": predict_us(program, cubin.resources),
         }
+        if cubin.serialized:
+            reason = (
+                "a candidate's wgmma instructions must overlap, but the compiler serialized them (C7510 to C7516); "
+                "use smaller chunks or fewer warpgroups"
+            )
+            return Evaluation(Outcome.INFEASIBLE, reason, "serialized", **known)
         if known["spill_bytes"] > SPILL_LIMIT_BYTES and not may_spill:
             reason = (
                 f"a candidate's kernels must spill at most {SPILL_LIMIT_BYTES} bytes of registers, but the compiler "

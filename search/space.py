@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import optuna
@@ -17,6 +16,7 @@ from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
 
 Values = Mapping[str, Any]
+Choices = Mapping[str, Mapping[str, Sequence[Any]]]
 
 SWITCH = "boundary"
 _ANCHORS = 4
@@ -26,46 +26,39 @@ _DRAWS = 300
 
 
 class SearchSpace:
-    """The configs of one problem. ``choices`` maps a config's field to its values; ``plan`` raises InfeasibleError.
+    """The configs of one problem. ``choices`` maps a side, and a field that it has, to the field's values.
 
-    Parameters are named ``<boundary>.<field>``, because a value that suits one side of the fusion boundary says
-    nothing about the other. Fields with a default of None do not belong to the fused side.
+    ``make_config`` makes a config of its fields' values, ``boundary`` among them; ``plan`` raises InfeasibleError.
+    Parameters are named ``<side>.<field>``, because a value that suits one side says nothing about another.
     """
 
     def __init__(
         self,
-        config_type: type[Any],
-        choices: Mapping[str, Sequence[Any]],
+        make_config: Callable[[Values], Config],
+        choices: Choices,
         plan: Callable[[Config], Program],
         seed: int,
     ) -> None:
-        self._config_type = config_type
-        self._choices = {name: tuple(v for v in values if v is not None) for name, values in choices.items()}
-        self._unfused_only = frozenset(one.name for one in fields(config_type) if one.default is None)
+        self._make_config = make_config
+        self._choices = choices
         self._plan = plan
         self._random = random.Random(seed)
 
     def suggest(self, trial: optuna.Trial) -> Config:
         """The config that ``trial`` proposes."""
-        boundary = trial.suggest_categorical(SWITCH, self._choices[SWITCH])
+        side = trial.suggest_categorical(SWITCH, tuple(self._choices))
         values = {
-            name: trial.suggest_categorical(f"{boundary}.{name}", self._choices[name])
-            for name in self._fields(boundary)
+            name: trial.suggest_categorical(f"{side}.{name}", options) for name, options in self._choices[side].items()
         }
-        return self.config({SWITCH: boundary, **values})
-
-    def config(self, values: Values) -> Config:
-        """A config by field; fields that its boundary has no use for are left at None."""
-        config: Config = self._config_type(**values)
-        return config
+        return self._make_config({SWITCH: side, **values})
 
     def params(self, config: Config) -> dict[str, Any] | None:
         """The trial parameters that give ``config``; None when it lies outside the choices."""
-        values = config.to_json()
-        names = self._fields(values[SWITCH])
-        if any(values[name] not in self._choices[name] for name in (SWITCH, *names)):
+        side, values = config.boundary, config.to_json()
+        options = self._choices.get(side)
+        if options is None or any(values[name] not in options[name] for name in options):
             return None
-        return {SWITCH: values[SWITCH], **{f"{values[SWITCH]}.{name}": values[name] for name in names}}
+        return {SWITCH: side, **{f"{side}.{name}": values[name] for name in options}}
 
     def nearest(self, config: Config, anchors: Iterable[Config], is_new: Callable[[Config], bool]) -> Config | None:
         """A feasible new config near an infeasible one: one field away, else on the shortest walk to an anchor.
@@ -76,7 +69,7 @@ class SearchSpace:
         for other in self._one_field_away(values):
             if is_new(other) and self.feasible(other):
                 return other
-        same_side = [anchor.to_json() for anchor in anchors if anchor.to_json()[SWITCH] == values[SWITCH]]
+        same_side = [anchor.to_json() for anchor in anchors if anchor.boundary == config.boundary]
         close = sorted(same_side, key=lambda anchor: sum(anchor[name] != values[name] for name in values))[:_ANCHORS]
         walks = [self._walk(values, anchor, is_new) for anchor in close for _ in range(_WALKS)]
         found = [walk for walk in walks if walk is not None]
@@ -85,10 +78,10 @@ class SearchSpace:
     def neighbour(self, config: Config, is_new: Callable[[Config], bool]) -> Config | None:
         """A random feasible new config that differs from a feasible one in one to three fields."""
         values = config.to_json()
-        names = self._fields(values[SWITCH])
+        options = self._choices[config.boundary]
         for _ in range(_DRAWS):
-            changed = self._random.sample(names, min(len(names), self._random.randint(1, 3)))
-            other = self.config({**values, **{name: self._random.choice(self._choices[name]) for name in changed}})
+            changed = self._random.sample(list(options), min(len(options), self._random.randint(1, 3)))
+            other = self._make_config({**values, **{name: self._random.choice(options[name]) for name in changed}})
             if is_new(other) and self.feasible(other):
                 return other
         return None
@@ -105,14 +98,11 @@ class SearchSpace:
             return False
         return True
 
-    def _fields(self, boundary: str) -> list[str]:
-        hidden = self._unfused_only if boundary == "fused" else frozenset()
-        return [name for name in self._choices if name != SWITCH and name not in hidden]
-
     def _one_field_away(self, values: Values) -> list[Config]:
-        moves = [(n, v) for n in self._fields(values[SWITCH]) for v in self._choices[n] if v != values[n]]
+        options = self._choices[values[SWITCH]]
+        moves = [(name, value) for name in options for value in options[name] if value != values[name]]
         self._random.shuffle(moves)
-        return [self.config({**values, name: value}) for name, value in moves]
+        return [self._make_config({**values, name: value}) for name, value in moves]
 
     def _walk(self, start: Values, anchor: Values, is_new: Callable[[Config], bool]) -> tuple[int, Config] | None:
         """How many fields had to change, and the config that the walk came upon."""
@@ -120,7 +110,7 @@ class SearchSpace:
         self._random.shuffle(names)
         for steps, name in enumerate(names, 1):
             values[name] = anchor[name]
-            config = self.config(values)
+            config = self._make_config(values)
             if is_new(config) and self.feasible(config):
                 return steps, config
         return None

@@ -6,19 +6,18 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from kgen.search.evaluate import Bench
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
-from kgen.search.space import SearchSpace
+from kgen.search.space import Choices, SearchSpace
 from kgen.search.storage import open_study
 
 from kgen import env, tuned
@@ -107,14 +106,14 @@ def find(
         kind.default_config(problem, device),
         *kind.favourites(problem, device, FAVOURITES),
     ]
-    choices = _with_values_of(seeds, kind.choices(problem))
+    choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
-        history = History(study, lambda values: kind.Config(**values))
+        history = History(study, kind.config_from_json)
         # A resumed search must not draw again what it drew before.
         run_seed = seed + len(study.get_trials(deepcopy=False))
         study.sampler = _sampler(run_seed)
         plan = partial(_plan, problem, device)
-        space = SearchSpace(kind.Config, choices, plan, run_seed)
+        space = SearchSpace(kind.config_from_json, choices, plan, run_seed)
         limits = Limits(trials, timeout_s, ahead=2 * (os.cpu_count() or 1))
         with CompilePool() as pool, Worker(device) as worker:
             search = Search(
@@ -206,20 +205,20 @@ def _plan(problem: TunedProblem, device: Device, config: Config) -> Program:
     return program
 
 
-def _with_values_of(configs: Sequence[Config], choices: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+def _with_values_of(configs: Sequence[Config], choices: Choices) -> Choices:
     """``choices`` with the values of configs that are to be tried first and may lie outside."""
-    seen = [config.to_json() for config in configs]
+    seen = {side: [config.to_json() for config in configs if config.boundary == side] for side in choices}
     return {
-        name: tuple(dict.fromkeys([*values, *(one[name] for one in seen if one[name] is not None)]))
-        for name, values in choices.items()
+        side: {name: tuple(dict.fromkeys([*values, *(one[name] for one in seen[side])])) for name, values in of.items()}
+        for side, of in choices.items()
     }
 
 
-def _study_name(saver: _Saver, choices: Mapping[str, Sequence[Any]]) -> str:
+def _study_name(saver: _Saver, choices: Choices) -> str:
     """Equal for searches whose trials can be compared: same problem, device, objective, templates and space."""
     objective = "modelled" if saver.device.ordinal is None else "measured"
-    parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, sorted(choices.items())]
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, choices]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{saver.problem.family}-{saver.device.slug}-{objective}-{digest}"
 
 

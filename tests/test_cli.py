@@ -111,7 +111,8 @@ BAD = {
         ("explain", *SMALL, "--config", "no/such/file.json"),
         "--config must be JSON text or a readable file",
     ),
-    "config field": (("explain", *SMALL, "--config", '{"stages": 2}'), "boundary is missing"),
+    "config side": (("explain", *SMALL, "--config", '{"stages": 2}'), "boundary is missing"),
+    "config field": (("explain", *SMALL, "--config", '{"boundary": "fused", "stages": 2}'), "tile_h is missing"),
 }
 
 

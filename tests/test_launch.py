@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from kgen import launch
 from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import find_device
@@ -29,7 +30,7 @@ class FakeDriver:
         import cupy.cuda.function
         from cupy_backends.cuda.api import driver, runtime
 
-        self.current, self.launches, self.attributes, self.refuses = 1, [], [], False
+        self.current, self.launches, self.early, self.attributes, self.refuses = 1, [], [], [], False
         self.error = driver.CUDADriverError
         fake = self
 
@@ -57,19 +58,26 @@ class FakeDriver:
         monkeypatch.setattr(cupy.cuda, "Device", Device)
         monkeypatch.setattr(cupy.cuda.function, "Module", Module)
         monkeypatch.setattr(driver, "funcSetAttribute", lambda *arguments: self.attributes.append(arguments))
-        monkeypatch.setattr(driver, "launchKernel", self.launch)
+        monkeypatch.setattr(launch, "_driver_launch", lambda: self.launch)
         monkeypatch.setattr(runtime, "getDevice", lambda: self.current)
         monkeypatch.setattr(runtime, "setDevice", lambda ordinal: setattr(self, "current", ordinal))
 
-    def launch(self, handle, gx, gy, gz, bx, by, bz, shared_bytes, stream, parameters, extra):
+    def launch(self, config_address, handle, parameters, extra):
         if self.refuses:
-            raise self.error(1)
-        assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0)
+            return 1
+        config = launch._LaunchConfig.from_address(config_address)
+        (gx, gy, gz), (bx, by, bz), early = config.grid, config.block, config.attribute_count
+        assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, None)
+        assert [(one.id, one.value) for one in config.attributes[:early]] == [(6, 1)] * early
         addresses = (ctypes.c_void_p * 5).from_address(parameters)
         pointers = [ctypes.c_uint64.from_address(address).value for address in addresses[:4]]
         batch = ctypes.c_int.from_address(addresses[4]).value
         time.sleep(1e-4)  # lets other threads in, as the driver does
-        self.launches.append((self.current, handle, gx, bx, shared_bytes, stream, (*pointers, batch)))
+        self.launches.append(
+            (self.current, handle, gx, bx, config.shared_bytes, config.stream or 0, (*pointers, batch))
+        )
+        self.early.append(bool(early))
+        return 0
 
 
 @pytest.fixture
@@ -100,6 +108,12 @@ def test_kernels_are_launched_in_order_with_their_shapes_and_parameters(driver, 
     ]
     assert len(shapes) == 2
     assert driver.launches == shapes
+
+
+@pytest.mark.parametrize(("arch", "early"), [("sm_90", [False, True]), ("sm_89", [False, False])])
+def test_later_kernels_may_begin_early_where_the_gpu_can(driver, program, arch, early):
+    LoadedProgram(replace(program, device=replace(program.device, arch=arch)), CUBIN).launch(16, 16, 16, 16, 1, 0)
+    assert driver.early == early
 
 
 def test_the_callers_current_device_is_restored(driver, program):
@@ -133,7 +147,7 @@ def test_launches_of_threads_do_not_mix(driver, program):
 def test_a_refused_launch_is_a_launch_error(driver, program):
     loaded = LoadedProgram(program, CUBIN)
     driver.refuses = True
-    driver.error = type("CUDADriverError", (driver.error,), {"__init__": lambda self, status: None})
+    loaded._driver_error = ValueError  # the driver's own names its status with the driver's help
     with pytest.raises(LaunchError, match="refuses to launch the kernels of convfirst"):
         loaded.launch(16, 16, 16, 16, 1, 0)
 
@@ -146,7 +160,7 @@ def test_a_program_for_a_datasheet_does_not_load():
 def on_gpu():
     device = find_device("cuda:0")
     program = plan(PROBLEM, CONFIG, device)
-    return program, compile_cubin(render(program), device.arch)
+    return program, compile_cubin(render(program), program.arch)
 
 
 @pytest.mark.gpu

@@ -32,7 +32,7 @@ def loaded(problem):
 
     device = find_device("cuda:0")
     program = plan(problem, default_config(problem, device), device)
-    return LoadedProgram(program, compile_cubin(render(program), device.arch))
+    return LoadedProgram(program, compile_cubin(render(program), program.arch))
 
 
 SMALL = Problem(batch=1, height=7, width=7, channels=64)

@@ -19,7 +19,7 @@ from tuned_samples import A100, CONFIG, FRESH, H200, PROBLEM, entry, file_of
 
 from kgen import tuned
 from kgen.blocks import family
-from kgen.blocks.convfirst.config import ConvFirstConfig
+from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import local_devices
 from kgen.errors import InfeasibleError, TunedConfigError
@@ -269,7 +269,7 @@ def test_a_config_that_cannot_run_the_problem_is_passed_over(
         save(entry(replace(PROBLEM, batch=batch), config=replace(CONFIG, tile_w=tile_w)), H200)
     asked: list[ConvFirst] = []
 
-    def plan(problem: ConvFirst, config: ConvFirstConfig, device: object) -> None:
+    def plan(problem: ConvFirst, config: PortableConfig, device: object) -> None:
         asked.append(problem)
         if config.tile_w == 8:
             raise InfeasibleError("tile_w", "tile_w must be 14")

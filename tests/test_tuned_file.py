@@ -106,7 +106,11 @@ def at(*keys: Any, value: object = ...) -> Callable[[Any], object]:
         (at("entries", 0, "intensity", value=True), r"entries\[0\].intensity must be a finite number, but got True"),
         (at("entries", 0, "config", "tile_w", value=8.0), r"config.tile_w must be an integer, but got 8.0"),
         (at("entries", 0, "config", "tile_w", value=True), r"config.tile_w must be an integer, but got True"),
-        (at("entries", 0, "config", "boundary", value="both"), r"config.boundary must be one of fused, split, layers"),
+        (at("entries", 0, "config", "boundary", value="both"), r"config must .* boundary must be one of fused, split"),
+        (at("entries", 0, "config", "boundary"), r"entries\[0\].config must be legal, but .*boundary is missing"),
+        (at("entries", 0, "config", "tile_w"), r"entries\[0\].config must be legal, but .*tile_w is missing"),
+        (at("entries", 0, "config", "tile_d", value=1), r"entries\[0\].config must be legal, but .*tile_d is unknown"),
+        (at("entries", 0, "config", value=3), r"entries\[0\].config must be an object, but got 3"),
         (
             at("entries", 0, "config", "project_chunk", value="x"),
             r"project_chunk must be an integer, but got 'x'",

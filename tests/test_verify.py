@@ -107,7 +107,7 @@ def test_a_right_kernel_passes_on_the_gpu(dtype):
     problem = replace(PROBLEM, dtype=dtype)
     program = plan(problem, CONFIG, device)
     case = cached_case(problem)
-    errors = verify_on_gpu(case, LoadedProgram(program, compile_cubin(render(program), device.arch)))
+    errors = verify_on_gpu(case, LoadedProgram(program, compile_cubin(render(program), program.arch)))
     assert 0 < errors.output <= case.bound.output
 
 
@@ -119,6 +119,6 @@ def test_another_activation_is_a_wrong_answer_on_the_gpu():
 
     device = find_device("cuda:0")
     program = plan(replace(PROBLEM, activation="relu"), CONFIG, device)
-    loaded = LoadedProgram(program, compile_cubin(render(program), device.arch))
+    loaded = LoadedProgram(program, compile_cubin(render(program), program.arch))
     with pytest.raises(VerificationError, match="relative error"):
         verify_on_gpu(cached_case(PROBLEM), loaded)

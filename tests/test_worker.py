@@ -14,7 +14,8 @@ import pytest
 from stubs import stub
 
 from kgen import render
-from kgen.blocks.convfirst import Config, Problem, default_config, plan
+from kgen.blocks.convfirst import Problem, default_config, plan
+from kgen.blocks.convfirst.config import PortableConfig
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import find_device
 from kgen.errors import DeviceError
@@ -51,7 +52,7 @@ class Planted:
         raise AttributeError(name)
 
 
-class Replaced(Config):
+class Replaced(PortableConfig):
     """A config whose kernels are replaced, in the process that unpickles it, by stubs with ``body``."""
 
     def __reduce__(self):
@@ -66,7 +67,7 @@ class Replaced(Config):
 
 def replace_kernels(fields, body):
     render.render = lambda program: stub(program, body)
-    return Config(**fields)
+    return PortableConfig(**fields)
 
 
 def job(config=CONFIG, problem=PROBLEM):

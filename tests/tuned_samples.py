@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kgen.blocks.convfirst.config import ConvFirstConfig
+from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import find_device
 from kgen.tuned import Measurement, TunedEntry
 
 H200, A100 = find_device("h200"), find_device("a100")
 PROBLEM = ConvFirst(32, 14, 14, 64)
-CONFIG = ConvFirstConfig(
+CONFIG = PortableConfig(
     boundary="fused",
     tile_h=8,
     tile_w=8,

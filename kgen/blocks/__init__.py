@@ -15,8 +15,8 @@ FAMILIES = ("convfirst",)
 def family(name: str) -> Any:
     """The package of a family, ``kgen.blocks.<name>``.
 
-    It offers ``Problem``, ``Config`` and ``Weights``; ``plan``, ``choices``, ``default_config``, ``draw``, ``relax``
-    and ``favourites``; ``fold``, ``pack``, ``reference``, ``layered`` and ``float32_forward``.
+    It offers ``Problem`` and ``Weights``; ``config_from_json``, ``plan``, ``choices``, ``default_config``, ``draw``,
+    ``relax`` and ``favourites``; ``fold``, ``pack``, ``reference``, ``layered`` and ``float32_forward``.
 
     Raises:
         ProblemError: there is no such family.

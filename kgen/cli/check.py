@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kgen.blocks import family
-from kgen.blocks.convfirst.config import ConvFirstConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.cli.choose import choose_config
 from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, convfirst_command, print_json
 from kgen.devices import Device, find_device
 from kgen.errors import CompileError, DeviceError
+
+if TYPE_CHECKING:
+    from kgen.machine import Config
 
 WRONG = 1
 LIMIT_S = 300.0
@@ -39,7 +41,7 @@ def check_convfirst(
     target = _target(device, emulate)
     chosen, origin = choose_config(problem, target, config, folder)
     program = family(problem.family).plan(problem, chosen, target)
-    cubin = compile_cubin(render(program), target.arch)
+    cubin = compile_cubin(render(program), program.arch)
     with Worker(target) as worker:
         result = worker.run(Job(problem, chosen, target, cubin), LIMIT_S)
     if result.outcome is Outcome.COMPILE_FAILED:  # the host's compiler: the GPU's has passed above
@@ -79,7 +81,7 @@ def _target(spec: str | None, emulate: bool) -> Device:
     return device
 
 
-def _bound(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> float:
+def _bound(problem: ConvFirst, config: Config, device: Device) -> float:
     """The largest error that passes, of the problem that was run: the emulator may have cut its batch."""
     from kgen.cases import cached_case
     from kgen.verify import smaller_program

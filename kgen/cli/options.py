@@ -6,7 +6,6 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,17 +81,7 @@ def parse_config(family_name: str, text: str) -> Any:
     """
     values = _json_object(text if text.lstrip().startswith("{") else _read(text))
     values = values.get("config", values) if isinstance(values.get("config"), dict) else values
-    config_type = family(family_name).Config
-    known = {field.name: field.default is MISSING for field in fields(config_type)}
-    unknown = sorted(set(values) - set(known))
-    missing = sorted(name for name, required in known.items() if required and name not in values)
-    if unknown or missing:
-        wrong = [*(f"{name} is unknown" for name in unknown), *(f"{name} is missing" for name in missing)]
-        raise ProblemError(
-            f"--config must name each field of a {family_name} config, but {', '.join(wrong)}; "
-            "start from the config that `kgen explain --json` prints"
-        )
-    return config_type(**values)
+    return family(family_name).config_from_json(values)
 
 
 def _read(path: str) -> str:

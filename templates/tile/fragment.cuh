@@ -1,4 +1,4 @@
-// mma fragments: A from padded shared tiles, B from packed weight blocks, accumulators to shared tiles.
+// mma fragments: A from padded shared tiles, B from packed weights, accumulators to shared tiles.
 #pragma once
 #include "ptx/convert.cuh"
 #include "ptx/cp_async.cuh"
@@ -6,27 +6,43 @@
 #include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
-// A packed weight block holds a 16x16 B tile in fragment order: 16 bytes a lane.
+// A packed weight block holds 16 inputs x 16 outputs: in fragment order, 16 bytes a lane, for the grouped convolution;
+// elsewhere as four core matrices of 8 outputs x 8 inputs, a row of 16 bytes for each output.
 constexpr int BLOCK_BYTES = 512;
+constexpr int CORE_BYTES = 128;
 
 // A fragment (16 rows x 16 columns) at `tile`, the fragment's first row and column.
 __device__ inline void load_a(u32 (&a)[4], const unsigned char* tile, int pitch, int lane) {
     ldmatrix_x4(a, tile + lane % 16 * pitch + lane / 16 * 16);
 }
 
-// acc += A B for MTiles stacked A fragments and NBlocks weight blocks that lie `stride` blocks apart.
+// Byte offset of the row that this lane hands to ldmatrix for a block of core matrices: those of the second 8 outputs
+// lie `n8_stride` bytes after those of the first, and those of the second 8 inputs next to those of the first. The
+// registers are then b0 and b1 of the first 8 outputs, and of the second.
+__device__ inline int core_row(int n8_stride, int lane) { return lane / 16 * n8_stride + lane % 16 * 16; }
+
+// acc += A B for MTiles stacked A fragments and NBlocks blocks of core matrices that lie `stride` bytes apart; `row` is
+// this lane's row of the first one.
 template <class T, int MTiles, int NBlocks>
 __device__ inline void multiply(float (&acc)[MTiles][2 * NBlocks][4], const u32 (&a)[MTiles][4],
-                                const unsigned char* blocks, int stride, int lane) {
+                                const unsigned char* row, int stride) {
 #pragma unroll
     for (int n = 0; n < NBlocks; ++n) {
-        const Vec16 b = load_shared_16(blocks + n * stride * BLOCK_BYTES + lane * 16);
+        u32 b[4];
+        ldmatrix_x4(b, row + n * stride);
 #pragma unroll
         for (int m = 0; m < MTiles; ++m) {
-            mma_m16n8k16<T>(acc[m][2 * n], a[m], b.word[0], b.word[1]);
-            mma_m16n8k16<T>(acc[m][2 * n + 1], a[m], b.word[2], b.word[3]);
+            mma_m16n8k16<T>(acc[m][2 * n], a[m], b[0], b[1]);
+            mma_m16n8k16<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
         }
     }
+}
+
+// The inverse of load_a.
+__device__ inline void store_a(unsigned char* tile, int pitch, const u32 (&a)[4], int lane) {
+    unsigned char* const at = tile + lane / 4 * pitch + lane % 4 * 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_shared_u32(at + i % 2 * 8 * pitch + i / 2 * 16, a[i]);
 }
 
 // Starts a 16x8 accumulator as a bias of its columns.

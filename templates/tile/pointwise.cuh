@@ -2,9 +2,10 @@
 //
 // A Spec gives the sizes as constexpr int: K and N channels in and out; SPLIT, the work items a tile's outputs are
 // split over; PIXELS of a tile; WARPS_M x WARPS_N x WARPS_K warps over pixels x outputs x inputs; CHUNK inputs a step;
-// STAGES. OUTER_N tells the order of the packed weight blocks: [N][K] if true, else [K][N]. ADDS_RESIDUAL adds a tensor
-// like the output; `static float activate(float)` is applied before.
+// STAGES. OUTER_N tells the order of the packed core matrices: [N / 8][K / 8] if true, else [K / 16][N / 8][2].
+// ADDS_RESIDUAL adds a tensor like the output; `static float activate(float)` is applied before.
 #pragma once
+#include "ptx/grid_order.cuh"
 #include "tile/index.cuh"
 #include "tile/ring.cuh"
 #include "tile/store.cuh"
@@ -19,6 +20,9 @@ struct PointwiseShape {
     static constexpr int MY_BLOCKS = BLOCKS / Spec::WARPS_N;  // of one warp
     static constexpr int STEP_BLOCKS = Spec::CHUNK / 16;      // weight blocks along k of one step
     static constexpr int STEPS = Spec::K / Spec::CHUNK;
+    // Bytes from the core matrices of 8 outputs to the next ones, and from a block of 16 inputs to the next, in a slot.
+    static constexpr int N8_STRIDE = Spec::OUTER_N ? Spec::CHUNK * 16 : 2 * CORE_BYTES;
+    static constexpr int K16_STRIDE = Spec::OUTER_N ? 2 * CORE_BYTES : BLOCKS * BLOCK_BYTES;
     static_assert(M_TILES * 16 * Spec::WARPS_M == Spec::PIXELS, "warps tile the pixels");
     static_assert(MY_BLOCKS * Spec::WARPS_N * 16 * Spec::SPLIT == Spec::N, "warps tile the outputs");
     static_assert(STEPS * Spec::CHUNK == Spec::K && STEP_BLOCKS % Spec::WARPS_K == 0, "steps tile the inputs");
@@ -57,12 +61,12 @@ struct LoadPointwiseStep {
             cp_async_16(slot + pixel * Shape::IN_PITCH + unit * 16, origin + pixel * Spec::K + unit * 8,
                         inside(first + pixel, pixels));
         });
-        constexpr int K_BLOCKS = Spec::K / 16, N_BLOCKS = Spec::N / 16;
         if constexpr (Spec::OUTER_N) {
-            const int block = split * Shape::BLOCKS * K_BLOCKS + chunk * Shape::STEP_BLOCKS;
-            copy_async<Shape::THREADS, Shape::BLOCKS, Shape::STEP_BLOCKS * BLOCK_BYTES>(
-                slot + Shape::IN_BYTES, weights + block * BLOCK_BYTES, K_BLOCKS * BLOCK_BYTES);
+            constexpr int ROW = Spec::K * 16;  // core matrices of 8 outputs
+            copy_async<Shape::THREADS, Shape::OUTPUTS / 8, Shape::N8_STRIDE>(
+                slot + Shape::IN_BYTES, weights + split * Shape::OUTPUTS / 8 * ROW + chunk * Shape::N8_STRIDE, ROW);
         } else {
+            constexpr int N_BLOCKS = Spec::N / 16;
             const int block = chunk * Shape::STEP_BLOCKS * N_BLOCKS + split * Shape::BLOCKS;
             copy_async<Shape::THREADS, Shape::STEP_BLOCKS, Shape::BLOCKS * BLOCK_BYTES>(
                 slot + Shape::IN_BYTES, weights + block * BLOCK_BYTES, N_BLOCKS * BLOCK_BYTES);
@@ -105,7 +109,9 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
     const Place<Spec::WARPS_N> at(threadIdx.x % Shape::GROUP);
     const int items = ceil_div(pixels, Spec::PIXELS) * Spec::SPLIT;
     const int first_row = at.warp_m * Shape::M_TILES * 16, first_block = at.warp_n * Shape::MY_BLOCKS;
-    const int block_stride = Spec::OUTER_N ? Shape::STEP_BLOCKS : 1, k_stride = Spec::OUTER_N ? 1 : Shape::BLOCKS;
+    const int my_weights = Shape::IN_BYTES + first_block * 2 * Shape::N8_STRIDE + core_row(Shape::N8_STRIDE, at.lane);
+    let_kernel_after_begin();
+    wait_for_kernel_before();  // which made `in`
     LoadPointwiseStep<T, Spec> load(in, weights, pixels, items);
     Ring<Spec::STAGES, Shape::SLOT, LoadPointwiseStep<T, Spec>> ring(shared, load);
 
@@ -115,7 +121,6 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
         for (int chunk = 0; chunk < Shape::STEPS; ++chunk) {
             const unsigned char* const slot = ring.next();
             ring.refill();
-            const unsigned char* const mine = slot + Shape::IN_BYTES + first_block * block_stride * BLOCK_BYTES;
 #pragma unroll
             for (int i = 0; i < Shape::STEP_BLOCKS / Spec::WARPS_K; ++i) {
                 const int k = i * Spec::WARPS_K + group;
@@ -123,8 +128,8 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
 #pragma unroll
                 for (int m = 0; m < Shape::M_TILES; ++m)
                     load_a(a[m], slot + (first_row + m * 16) * Shape::IN_PITCH + k * 32, Shape::IN_PITCH, at.lane);
-                multiply<T, Shape::M_TILES, Shape::MY_BLOCKS>(acc, a, mine + k * k_stride * BLOCK_BYTES, block_stride,
-                                                              at.lane);
+                multiply<T, Shape::M_TILES, Shape::MY_BLOCKS>(acc, a, slot + my_weights + k * Shape::K16_STRIDE,
+                                                              2 * Shape::N8_STRIDE);
             }
         }
         if constexpr (Spec::WARPS_K > 1) reduce<Spec>(acc, shared + Shape::PARTIAL, group, threadIdx.x % Shape::GROUP);

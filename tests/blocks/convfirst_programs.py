@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from kgen.blocks.convfirst import Config, Problem, default_config, draw, plan
+from kgen.blocks.convfirst import Problem, default_config, draw, plan
+from kgen.blocks.convfirst.config import ConvFirstConfig, PortableConfig
 from kgen.devices import Device, find_device
 from kgen.emulator import HostLibrary
 from kgen.errors import EmulatorError, VerificationError
-from kgen.machine import Program
+from kgen.machine import KernelPlan, Program
 from kgen.render import Source, render
 from kgen.verify import cached_case, verify_in_emulator
 
@@ -20,7 +21,7 @@ H200 = find_device("h200")
 RUNS = ((0, "late"), (1, "random"), (2, "random"))
 """Seeds and completions that every program must pass."""
 
-FUSED = Config(
+FUSED = PortableConfig(
     boundary="fused",
     tile_h=4,
     tile_w=4,
@@ -57,7 +58,7 @@ class Example:
     """A problem and a config; ``ctas`` limits every kernel's grid (per split), None leaves the plan's."""
 
     problem: Problem
-    config: Config
+    config: ConvFirstConfig
     ctas: int | None = None
 
     @cached_property
@@ -66,10 +67,15 @@ class Example:
         program = plan(self.problem, self.config, H200)
         if self.ctas is None:
             return program
-        channel_chunks = self.problem.channels // self.config.channel_chunk
-        splits = math.lcm(self.config.out_split, self.config.hidden_split, channel_chunks)
-        kernels = [replace(kernel, grid=min(kernel.grid, self.ctas * splits)) for kernel in program.kernels]
+        kernels = [replace(one, grid=min(one.grid, self.ctas * self._splits(one))) for one in program.kernels]
         return replace(program, kernels=tuple(kernels))
+
+    def _splits(self, kernel: KernelPlan) -> int:
+        """What the grid of a kernel is a multiple of."""
+        config, channels = self.config, self.problem.channels
+        if isinstance(config, PortableConfig):
+            return math.lcm(config.out_split, config.hidden_split, channels // config.channel_chunk)
+        return channels // config.conv_channels if kernel.symbol == "convfirst_wgmma_conv" else 1
 
     @cached_property
     def source(self) -> Source:
@@ -86,7 +92,7 @@ class Example:
         return None
 
 
-def _example(base: Config, batch: int, height: int, width: int, channels: int, **rest: Any) -> Example:
+def _example(base: PortableConfig, batch: int, height: int, width: int, channels: int, **rest: Any) -> Example:
     ctas = rest.pop("ctas", 2)
     kinds = {name: rest.pop(name) for name in ("expansion", "activation", "dtype", "residual") if name in rest}
     problem = Problem(batch, height, width, channels, **({"expansion": 1} | kinds))
@@ -162,7 +168,9 @@ EXAMPLES = {
 # fmt: on
 
 
-def random_config(problem: Problem, device: Device, rng: random.Random, max_flops: float = float("inf")) -> Config:
+def random_config(
+    problem: Problem, device: Device, rng: random.Random, max_flops: float = float("inf")
+) -> PortableConfig:
     """A feasible config whose kernels issue at most ``max_flops``; the default one when a hundred draws give none."""
     for _ in range(100):
         config = draw(problem, device, rng)

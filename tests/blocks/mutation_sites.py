@@ -1,23 +1,44 @@
-"""Finds the barriers, waits and bounds masks of a rendered source, and removes one of them at a time."""
+"""Finds the synchronisation and the bounds masks of a rendered source, and removes one of them at a time.
+
+All mutants of a source are one source: each site looks at a global variable, which says the one that is removed. So a
+program is built once for all of its mutants.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from kgen.emulator import HostLibrary
 from kgen.render import Source
 
 TEXT = ""
 """The name of the rendered text among its headers."""
-_WAIT = r"cp_async_wait"
-_MASK = r"inside"
-_BARRIERS = ("__syncthreads", "__syncwarp")
+CALLS: Mapping[str, tuple[str, ...]] = {
+    "barrier": ("__syncthreads", "__syncwarp"),
+    "wait": ("cp_async_wait", "mbarrier_wait", "wgmma_wait"),
+    "arrival": ("mbarrier_arrive", "mbarrier_arrive_expect", "mbarrier_arrive_after_copies"),
+    "fence": ("mbarrier_init_fence", "wgmma_fence", "fence_proxy_async"),
+    "commit": ("cp_async_commit", "wgmma_commit"),
+    "start": ("mbarrier_init", "bulk_copy"),
+    "hint": ("wgmma_pin", "raise_registers", "lower_registers"),
+    "expectation": ("mbarrier_arrive_expect",),
+    "mask": ("inside",),
+    "guard": ("if",),
+}
+"""What a site of each kind calls; ``wrapper`` comes on top: functions that do little else."""
+_EXPECT = "mbarrier_arrive_expect"
+_WRAPPED = tuple(name for kind in ("barrier", "wait", "arrival") for name in CALLS[kind])
+_WRAPPER_LINES = 4
 _EMULATED = "ptx/"  # the emulator has its own headers of these names
+_VARIABLE = "kgen_removed_site"
+_DECLARATION = f'extern "C" {{ __attribute__((visibility("default"))) int {_VARIABLE} = -1; }}\n'
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_FUNCTION = re.compile(r"(?:\bvoid (\w+)\([^()]*\)(?: const)?|\bauto (\w+) = \[&\]) (?=\{)")
 _CLOSING = {"(": ")", "<": ">", "{": "}"}
 _CONTEXT_LINES = 3
-_NOTHING = {"barrier": "((void)0)", "wait": "((void)0)", "mask": "true"}
 
 
 @dataclass(frozen=True)
@@ -36,22 +57,70 @@ class Site:
         return f"{self.kind} {self.call} in {self.file or 'the kernel file'}, at the end of: {lines}"
 
 
-def sites(source: Source) -> dict[Site, Source]:
-    """Every site of a source, each with the source that lacks it."""
+def sites(source: Source) -> tuple[list[Site], Source]:
+    """Every site of a source, and the source of all mutants: :func:`remove` chooses one by its place in the list."""
     files = {TEXT: source.text, **source.headers}
     ours = {file: text for file, text in files.items() if not file.startswith(_EMULATED)}
-    names = {"wait": [_WAIT], "mask": [_MASK], "barrier": [*_BARRIERS, *_wrappers(ours.values())]}
-    mutants: dict[Site, Source] = {}
+    names = {**CALLS, "wrapper": tuple(_wrappers(ours.values()))}
+    found: list[Site] = []
     for file, text in ours.items():
+        edits = []
         for kind, calls in names.items():
-            for start, end in _calls(text, calls):
-                site = _site(file, kind, text, start, end, mutants)
-                changed = {**files, file: text[:start] + _NOTHING[kind] + text[end:]}
-                mutants[site] = Source(changed.pop(TEXT), changed, f"without {site}")
-    return mutants
+            for start, end in _spans(kind, text, calls):
+                number = len(found)
+                found.append(_site(file, kind, text, start, end, found))
+                edits += _edits(kind, text, start, end, f"({_VARIABLE} == {number})")
+        files[file] = _edited(text, edits)
+    return found, Source(_DECLARATION + files.pop(TEXT), files, f"all mutants of {source.digest}")
 
 
-def _site(file: str, kind: str, text: str, start: int, end: int, known: dict[Site, Source]) -> Site:
+def remove(library: HostLibrary, number: int) -> None:
+    """Let a library of :func:`sites`' source run without the site of that number; at first it has all of them."""
+    ctypes.c_int.in_dll(library._library, _VARIABLE).value = number
+
+
+def _spans(kind: str, text: str, calls: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Start and end of the sites of one kind."""
+    for start, end in _calls(text, calls) if calls else ():
+        if kind != "guard":
+            yield start, end
+        elif text.startswith(" return;", end):
+            yield start + len("if "), end
+    if kind == "mask":
+        yield from _comparisons(text)
+
+
+def _edits(kind: str, text: str, start: int, end: int, removed: str) -> list[tuple[int, str]]:
+    """Insertions, each with its position, that let a site do nothing when ``removed``."""
+    if kind == "mask":
+        return [(start, f"({removed} || "), (end, ")")]
+    if kind == "guard":
+        return [(start, f"(!{removed} && "), (end, ")")]
+    if kind == "expectation":
+        arguments = start + len(_EXPECT)
+        return [(arguments + _last_comma(text[arguments:end]) + 1, f" {removed} ? 0u :")]
+    return [(start, f"({removed} ? (void)0 : "), (end, ")")]
+
+
+def _edited(text: str, edits: list[tuple[int, str]]) -> str:
+    parts, last = [], 0
+    for position, inserted in sorted(edits):
+        parts += [text[last:position], inserted]
+        last = position
+    return "".join([*parts, text[last:]])
+
+
+def _last_comma(arguments: str) -> int:
+    """The position of the comma before the last of these arguments in brackets."""
+    depth, last = 0, 0
+    for at, character in enumerate(arguments):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 1:
+            last = at
+    return last
+
+
+def _site(file: str, kind: str, text: str, start: int, end: int, known: list[Site]) -> Site:
     line_end = text.index("\n", end)
     lines = text[:line_end].splitlines()[-_CONTEXT_LINES - text[start:end].count("\n") :]
     column = start - text.rfind("\n", 0, start)
@@ -62,25 +131,35 @@ def _site(file: str, kind: str, text: str, start: int, end: int, known: dict[Sit
 
 
 def _wrappers(texts: Iterable[str]) -> list[str]:
-    """Names of functions without parameters that hold a barrier: each call of them is one."""
+    """Names of short functions without a result that synchronise: each call of them is a site, too."""
     code = _without_comments("\n".join(texts))
     found = []
-    for match in re.finditer(r"\bvoid (\w+)\(\) (?=\{)", code):
+    for match in _FUNCTION.finditer(code):
         body = code[match.end() : _balanced(code, match.end())]
-        if any(barrier in body for barrier in _BARRIERS):
-            found.append(match[1])
-    return found
+        short = body.count("\n") <= _WRAPPER_LINES + 1 and not re.search(r"\breturn\b", body)
+        if short and re.search(rf"\b(?:{'|'.join(_WRAPPED)})\b", body):
+            found.append(match[1] or match[2])
+    return sorted(set(found))
 
 
-def _calls(text: str, names: list[str]) -> Iterator[tuple[int, int]]:
+def _calls(text: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Start and end of every call of the functions, which may have template arguments; not of their definitions."""
     code = _without_comments(text)
-    for match in re.finditer(rf"\b(?:{'|'.join(names)})\b(?=[(<])", code):
+    for match in re.finditer(rf"(?:\b\w+(?:\.|->))*\b(?:{'|'.join(names)})\b ?(?=[(<])", code):
         before = re.search(r"(\w+)\s*$", code[: match.start()])
         if before is not None and before[1] not in ("return", "else"):
             continue  # a type: this is the definition
         end = _balanced(code, match.end()) if code[match.end()] == "<" else match.end()
         yield match.start(), _balanced(code, end)
+
+
+def _comparisons(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of those that a ``bool real`` is made of, beside calls of ``inside``."""
+    code = _without_comments(text)
+    for mask in re.finditer(r"\bbool real = ([^;]+);", code):
+        for part in re.finditer(r"[^&\s](?:[^&]*[^&\s])?", mask[1]):
+            if "inside(" not in part[0] and "||" not in part[0]:
+                yield mask.start(1) + part.start(), mask.start(1) + part.end()
 
 
 def _balanced(code: str, start: int) -> int:

@@ -185,7 +185,7 @@ def test_random_problems_on_the_gpu() -> None:
     ]
     failures = []
     with CompilePool() as pool:
-        cubins = [pool.submit(render(program), device.arch) for program in programs]
+        cubins = [pool.submit(render(program), program.arch) for program in programs]
         for (problem, _), program, cubin in zip(candidates, programs, cubins, strict=True):
             try:
                 verify_on_gpu(make_case(problem), LoadedProgram(program, cubin.result()))
@@ -205,5 +205,5 @@ def test_a_variant_is_right_on_the_gpu(name: str) -> None:
     kernels = one.program.kernels
     program = replace(plan(one.problem, one.config, device), kernels=kernels)
     case = make_case(one.problem)
-    errors = verify_on_gpu(case, LoadedProgram(program, compile_cubin(render(program), device.arch)))
+    errors = verify_on_gpu(case, LoadedProgram(program, compile_cubin(render(program), program.arch)))
     assert 0 < errors.output <= case.bound.output

@@ -9,7 +9,8 @@ from typing import Any
 import convfirst_programs
 import pytest
 
-from kgen.blocks.convfirst import Config, Problem, default_config, plan
+from kgen.blocks.convfirst import Problem, default_config, plan
+from kgen.blocks.convfirst.config import PortableConfig
 from kgen.compile import compile_cubin
 from kgen.devices import find_device
 from kgen.env import nvrtc_version
@@ -73,7 +74,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("base", "changes", "rule", "words"), BROKEN, ids=lambda value: str(value)[:48])
 def test_a_broken_rule_is_named_with_values_and_next_step(
-    base: Config, changes: dict[str, Any], rule: str, words: str
+    base: PortableConfig, changes: dict[str, Any], rule: str, words: str
 ) -> None:
     with pytest.raises(InfeasibleError) as caught:
         plan(PROBLEM, replace(base, **changes), H200)
@@ -232,7 +233,7 @@ def test_default_configs_compile_without_spills(
     monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path))
     problem = Problem(1, size, size, channels, expansion)
     program = plan(problem, default_config(problem, device), device)
-    resources = compile_cubin(render(program), device.arch).resources
+    resources = compile_cubin(render(program), program.arch).resources
     assert set(resources) == {kernel.symbol for kernel in program.kernels}
     for kernel in program.kernels:
         found = resources[kernel.symbol]

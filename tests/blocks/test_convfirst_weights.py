@@ -52,24 +52,22 @@ def conv_words(problem: ConvFirst, conv: np.ndarray) -> Iterator[np.generic]:
                     yield from word(group, step, half, lane)
 
 
-def matrix_words(blocks: Iterator[tuple[int, int]], matrix: np.ndarray) -> Iterator[np.generic]:
-    """Elements of 512-byte blocks at (n16, k16) of B[k][n] = matrix[n, k]."""
-    for n16, k16 in blocks:
-        for lane in range(32):
-            n, k = n16 * 16 + lane // 4, k16 * 16 + 2 * (lane % 4)
-            for row, column in ((n, k), (n, k + 8), (n + 8, k), (n + 8, k + 8)):
-                yield matrix[row, column]
-                yield matrix[row, column + 1]
+def core_matrices(places: Iterator[tuple[int, int]], matrix: np.ndarray) -> Iterator[np.generic]:
+    """Elements of the core matrices at (n8, k8), row by row."""
+    for n8, k8 in places:
+        for n in range(8 * n8, 8 * n8 + 8):
+            for k in range(8 * k8, 8 * k8 + 8):
+                yield matrix[n, k]
 
 
 def packed_by_hand(problem: ConvFirst, folded: FoldedWeights) -> bytes:
-    c16, h16 = problem.channels // 16, problem.hidden // 16
-    expand_blocks = ((n16, k16) for n16 in range(h16) for k16 in range(c16))
-    project_blocks = ((n16, k16) for k16 in range(h16) for n16 in range(c16))
+    c8, h8 = problem.channels // 8, problem.hidden // 8
+    expand_places = ((n8, k8) for n8 in range(h8) for k8 in range(c8))
+    project_places = ((n8, k8) for k16 in range(h8 // 2) for n8 in range(c8) for k8 in (2 * k16, 2 * k16 + 1))
     elements = [
         *conv_words(problem, folded.conv),
-        *matrix_words(expand_blocks, folded.expand),
-        *matrix_words(project_blocks, folded.project),
+        *core_matrices(expand_places, folded.expand),
+        *core_matrices(project_places, folded.project),
     ]
     biases = (folded.conv_bias, folded.expand_bias, folded.project_bias)
     return b"".join(element.tobytes() for element in elements) + b"".join(bias.tobytes() for bias in biases)

@@ -1,8 +1,9 @@
-"""A search without compilers and GPUs: a small config, a rule that ties its fields, and a bench that computes."""
+"""A search without compilers and GPUs: small configs, a rule that ties their fields, and a bench that computes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,28 +18,37 @@ from kgen.search.space import SearchSpace
 from kgen.errors import InfeasibleError
 from kgen.worker import Outcome
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "boundary": ("fused", "split"),
+FUSED: dict[str, tuple[Any, ...]] = {
     "rows": tuple(range(1, 9)),
     "columns": tuple(range(1, 9)),
     "chunk": (16, 32, 64),
-    "project_chunk": (16, 32),
 }
+CHOICES = {"fused": FUSED, "split": FUSED | {"project_chunk": (16, 32)}}
 
 
 @dataclass(frozen=True)
 class FakeConfig:
+    """The fused side's; the other side has a class of its own."""
+
     boundary: str
     rows: int
     columns: int
     chunk: int
-    project_chunk: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-DEFAULT = FakeConfig("split", 1, 1, 16, 16)
+@dataclass(frozen=True)
+class SplitConfig(FakeConfig):
+    project_chunk: int
+
+
+def config_from_json(values: Mapping[str, Any]) -> FakeConfig:
+    return {"fused": FakeConfig, "split": SplitConfig}[values["boundary"]](**values)
+
+
+DEFAULT = SplitConfig("split", 1, 1, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class FakeBench:
 
 
 def make_space(seed: int = 0) -> SearchSpace:
-    return SearchSpace(FakeConfig, CHOICES, plan, seed)
+    return SearchSpace(config_from_json, CHOICES, plan, seed)
 
 
 def make_search(
@@ -100,6 +110,6 @@ def make_search(
     improved: Any = lambda search: None,
 ) -> Search:
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
-    history = History(study, lambda values: FakeConfig(**values))
+    history = History(study, config_from_json)
     limits = Limits(trials, timeout_s, ahead=3)
     return Search(study, make_space(seed), plan, bench, history, limits, report=report, improved=improved)

@@ -83,6 +83,12 @@ def test_candidates_are_rendered_and_submitted_for_the_device() -> None:
     assert len(digest) == 64 and arch == "sm_90"
 
 
+def test_a_program_says_what_it_is_compiled_for() -> None:
+    pool, program = FakePool(), plan(PROBLEM, default_config(PROBLEM, NAMED), NAMED)
+    Bench(NAMED, pool, FakeWorker(Result(Outcome.OK))).start(replace(program, arch="sm_90a"))
+    assert [arch for _, arch in pool.submitted] == ["sm_90a"]
+
+
 def test_a_measured_candidate() -> None:
     evaluation, worker = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED, error=1e-4), best=0.9)
     assert len(worker.jobs) == 1  # measured however good the best is

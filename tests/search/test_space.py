@@ -8,9 +8,9 @@ from functools import partial
 import optuna
 import pytest
 from kgen.search.space import SearchSpace
-from search_fakes import CHOICES, DEFAULT, FakeConfig, make_space
+from search_fakes import CHOICES, DEFAULT, FakeConfig, SplitConfig, make_space
 
-from kgen.blocks.convfirst import Config, choices, default_config, favourites, plan
+from kgen.blocks.convfirst import choices, config_from_json, default_config, favourites, plan
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import find_device
 
@@ -21,13 +21,14 @@ def test_params_round_trip_through_a_trial() -> None:
         params = space.params(config)
         assert params is not None
         assert params["boundary"] == config.boundary
-        assert (f"{config.boundary}.project_chunk" in params) == (config.boundary == "split")
+        assert set(params) == {"boundary", *(f"{config.boundary}.{name}" for name in CHOICES[config.boundary])}
         study.enqueue_trial(params)
         assert space.suggest(study.ask()) == config
 
 
 def test_a_config_outside_the_choices_has_no_params() -> None:
     assert make_space().params(FakeConfig("fused", 9, 1, 16)) is None
+    assert make_space().params(FakeConfig("a side that the device cannot run", 1, 1, 16)) is None
 
 
 def test_nearest_changes_one_field_where_that_is_enough() -> None:
@@ -40,7 +41,7 @@ def test_nearest_changes_one_field_where_that_is_enough() -> None:
 
 
 def test_nearest_walks_to_an_anchor_and_skips_known_configs() -> None:
-    broken, anchor = FakeConfig("split", 8, 8, 64, 32), FakeConfig("split", 1, 1, 16, 16)
+    broken, anchor = SplitConfig("split", 8, 8, 64, 32), SplitConfig("split", 1, 1, 16, 16)
     space = make_space()
     one_away = {space.nearest(broken, [], lambda config: True) for _ in range(40)}
     repaired = space.nearest(broken, [anchor], lambda config: config.rows != 8 and config.columns != 8)  # type: ignore[attr-defined]
@@ -48,6 +49,8 @@ def test_nearest_walks_to_an_anchor_and_skips_known_configs() -> None:
     assert repaired not in one_away
     assert space.feasible(repaired)
     assert make_space().nearest(broken, [anchor], lambda config: False) is None
+    far = space.nearest(broken, [FakeConfig("fused", 1, 1, 16)], lambda config: config.rows < 8 and config.columns < 8)  # type: ignore[attr-defined]
+    assert far is None, "an anchor of the other side has other fields"
 
 
 def test_neighbours_are_feasible_new_and_close() -> None:
@@ -55,7 +58,7 @@ def test_neighbours_are_feasible_new_and_close() -> None:
     for _ in range(30):
         other = space.neighbour(DEFAULT, lambda config: config not in seen)
         assert other is not None and space.feasible(other) and other not in seen
-        assert 1 <= sum(DEFAULT.to_json()[name] != other.to_json()[name] for name in CHOICES) <= 3
+        assert 1 <= sum(DEFAULT.to_json()[name] != other.to_json()[name] for name in CHOICES["split"]) <= 3
         seen.add(other)  # type: ignore[arg-type]
 
 
@@ -63,18 +66,12 @@ def test_neighbours_are_feasible_new_and_close() -> None:
 def test_convfirst_proposals_can_be_repaired(channels: int, size: int) -> None:
     problem, device = ConvFirst(2, size, size, channels), find_device("h200")
     seeds = [default_config(problem, device), *favourites(problem, device, 4)]
-    values = {
-        name: tuple(dict.fromkeys([*found, *(seed.to_json()[name] for seed in seeds)]))
-        for name, found in choices(problem).items()
-    }
-    space = SearchSpace(Config, values, partial(_plan, problem, device), 0)
+    values = choices(problem, device)
+    space = SearchSpace(config_from_json, values, partial(_plan, problem, device), 0)
     draw, repaired = random.Random(0), 0
+    side = seeds[1].boundary
     for _ in range(20):
-        fields = {name: draw.choice([v for v in found if v is not None]) for name, found in values.items()}
-        fields["boundary"] = seeds[1].boundary
-        if fields["boundary"] == "fused":
-            fields |= {name: None for name in fields if name.startswith("project_")}
-        config = space.config(fields)
+        config = config_from_json({"boundary": side} | {name: draw.choice(of) for name, of in values[side].items()})
         other = config if space.feasible(config) else space.nearest(config, seeds, lambda config: True)
         repaired += other is not None and space.feasible(other)
     assert repaired == 20

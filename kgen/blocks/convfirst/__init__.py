@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kgen.blocks.convfirst.config import ConvFirstConfig as Config
+from kgen.blocks.convfirst.config import config_from_json
 from kgen.blocks.convfirst.favourites import favourites
 from kgen.blocks.convfirst.plan import plan
 from kgen.blocks.convfirst.problem import ConvFirst as Problem
@@ -12,10 +12,10 @@ from kgen.blocks.convfirst.weights import ConvFirstWeights as Weights
 from kgen.blocks.convfirst.weights import fold, pack
 
 __all__ = [
-    "Config",
     "Problem",
     "Weights",
     "choices",
+    "config_from_json",
     "default_config",
     "draw",
     "favourites",

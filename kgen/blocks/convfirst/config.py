@@ -1,9 +1,16 @@
-"""The convfirst config: one point of the search space, flat and JSON-shaped."""
+"""Convfirst configs: points of the search space, flat and JSON-shaped.
+
+The field ``boundary`` says which *side* a config is on: how the block is cut into kernels, and of which kind they are.
+Each side has a class of configs with the fields that its kernels need.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from kgen.errors import ProblemError
 
 Boundary = Literal["fused", "split", "layers"]
 WeightResidency = Literal["resident", "streamed"]
@@ -14,8 +21,8 @@ Sigmoid = Literal["exp2", "tanh"]
 
 
 @dataclass(frozen=True)
-class ConvFirstConfig:
-    """Everything tunable about the convfirst kernels; which configs are legal is the plan's business.
+class PortableConfig:
+    """Everything tunable about the kernels that run on every device; which configs are legal is the plan's business.
 
     A CTA of the first kernel owns ``pixels`` pixels, ``tile_h`` rows by ``tile_w`` columns, cut from the rows of
     all images stacked. Its warps form a ``warps_m`` x ``warps_n`` grid over pixels x channels.
@@ -48,7 +55,7 @@ class ConvFirstConfig:
     conv_output: Operand
     """Where the expand matmul finds its A operand: fragments held in registers, or shared memory."""
     sigmoid: Sigmoid
-    """How SiLU and tanh-GELU evaluate a sigmoid: two special-function operations, or one of lower precision."""
+    """How SiLU and GELU are computed: to float rounding, or with one special-function operation of lower precision."""
     ctas_per_sm: int
     """Occupancy asked of the compiler through __launch_bounds__."""
     project_pixels: int | None = None
@@ -63,4 +70,95 @@ class ConvFirstConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return {name: getattr(self, name) for name in ConvFirstConfig.__dataclass_fields__}
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WgmmaFusedConfig:
+    """Everything tunable about the fused kernel for Hopper.
+
+    A CTA has ``warpgroups`` that compute 64 pixels each, and one that loads.
+    """
+
+    boundary: Literal["wgmma_fused"]
+    warpgroups: int
+    hidden_chunk: int
+    """Hidden channels expanded, activated and projected at a time."""
+    weight_slots: int
+    """Slots for chunks of the expand and project weights; with one for every chunk they stay for the kernel's life."""
+    x_slots: int
+    """Slots for pixel tiles."""
+    overlap: bool
+    """Whether a warpgroup activates a chunk while its tensor cores project the one before."""
+    conv_output: Operand
+    """Where the expand matmul finds its A operand: fragments held in registers, or shared memory."""
+    sigmoid: Sigmoid
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON-shaped."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WgmmaLayersConfig:
+    """Everything tunable about the three kernels for Hopper: conv, expand + activation, project + residual.
+
+    A matmul's CTA has ``warpgroups`` that compute 64 pixels x ``outputs`` channels each, and one that loads.
+    """
+
+    boundary: Literal["wgmma_layers"]
+    conv_rows: int
+    """Rows of an image that a tile of the convolution has."""
+    conv_images: int
+    """Images that a tile has, all of whose rows it then has."""
+    conv_channels: int
+    conv_warps: int
+    conv_stages: int
+    """Slots for tiles."""
+    expand_warpgroups: int
+    expand_outputs: int
+    expand_stages: int
+    """Slots for 64 input channels of pixels and weights."""
+    expand_deferred: bool
+    """Whether a warpgroup stores an item's outputs while its tensor cores multiply the next one's."""
+    project_warpgroups: int
+    project_outputs: int
+    project_stages: int
+    project_deferred: bool
+    sigmoid: Sigmoid
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON-shaped."""
+        return asdict(self)
+
+
+WgmmaConfig = WgmmaFusedConfig | WgmmaLayersConfig
+ConvFirstConfig = PortableConfig | WgmmaConfig
+
+SIDES: Mapping[str, type[ConvFirstConfig]] = {
+    **dict.fromkeys(get_args(Boundary), PortableConfig),
+    "wgmma_fused": WgmmaFusedConfig,
+    "wgmma_layers": WgmmaLayersConfig,
+}
+"""The config class of each side."""
+
+
+def config_from_json(values: Mapping[str, Any]) -> ConvFirstConfig:
+    """The config that ``to_json`` gave; fields with a default may be left out. The values are the plan's to check.
+
+    Raises:
+        ProblemError: the side is unknown, or a field of it is unknown or missing.
+    """
+    side = values.get("boundary")
+    if side not in tuple(SIDES):
+        found = f"got boundary={side!r}" if "boundary" in values else "boundary is missing"
+        raise ProblemError(f"a convfirst config's boundary must be one of {', '.join(SIDES)}, but {found}; set it so")
+    known = {field.name: field.default is MISSING for field in fields(SIDES[side])}
+    wrong = [f"{name} is unknown" for name in sorted(set(values) - set(known))]
+    wrong += [f"{name} is missing" for name, required in known.items() if required and name not in values]
+    if wrong:
+        raise ProblemError(
+            f"a convfirst config must name each field of its side, {side}, but {', '.join(wrong)}; "
+            "start from the config that `kgen explain --json` prints"
+        )
+    return SIDES[side](**values)

@@ -18,10 +18,9 @@ _PADDED_TAPS = 10  # two taps fill one 16-deep matmul step, so nine taps take fi
 _BIAS = np.dtype("<f4")
 _WIDTH = np.dtype("<u2")
 
-# A (N, K) matrix seen as [n16, n8-half, n, k16, k8-half, k2, pair], and the order in which lanes stream it: a lane
-# (n * 4 + k2) holds the words (half of n, half of k), each a pair of consecutive k. Only the order of blocks differs.
-_EXPAND_ORDER = (0, 3, 2, 5, 1, 4, 6)
-_PROJECT_ORDER = (3, 0, 2, 5, 1, 4, 6)
+# A matrix (outputs, inputs) seen as [n8, n, k16, k8, k], and the order of its core matrices [n][k], 128 bytes each.
+_EXPAND_ORDER = (0, 2, 3, 1, 4)
+_PROJECT_ORDER = (2, 0, 3, 1, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,8 @@ def pack(problem: ConvFirst, folded: FoldedWeights) -> Array:
     """The bytes that every convfirst kernel streams, as a uint8 vector; the layout does not depend on the config.
 
     In order, all little endian: the grouped conv as mma.m16n8k16 B fragments, 2560 bytes per pair of groups; the
-    expand and the project matrices as 512-byte blocks of 16 x 16; the float32 biases of conv, expand and project.
+    expand and the project matrices as core matrices, 8 outputs x 8 inputs in 128 contiguous bytes, in the order
+    [hidden / 8][channels / 8] and [hidden / 16][channels / 8][2]; the float32 biases of conv, expand and project.
 
     Raises:
         WeightsError: ``folded`` is not of this problem's shapes and dtype.
@@ -165,12 +165,12 @@ def _unpack_conv(bits: Array) -> Array:
 
 def _pack_matrix(matrix: Array, order: tuple[int, ...]) -> Array:
     rows, columns = matrix.shape
-    blocks: Array = matrix.reshape(rows // 16, 2, 8, columns // 16, 2, 4, 2).transpose(order)
-    return blocks
+    cores: Array = matrix.reshape(rows // 8, 8, columns // 16, 2, 8).transpose(order)
+    return cores
 
 
 def _unpack_matrix(bits: Array, shape: tuple[int, int], order: tuple[int, ...]) -> Array:
-    split = np.array((shape[0] // 16, 2, 8, shape[1] // 16, 2, 4, 2))
+    split = np.array((shape[0] // 8, 8, shape[1] // 16, 2, 8))
     matrix: Array = bits.reshape(tuple(split[list(order)])).transpose(np.argsort(order)).reshape(shape)
     return matrix
 

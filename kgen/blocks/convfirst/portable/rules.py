@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import get_args
 
 from kgen.blocks.convfirst import config as options
-from kgen.blocks.convfirst.config import ConvFirstConfig
-from kgen.blocks.convfirst.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
+from kgen.blocks.convfirst.config import PortableConfig
+from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.requirements import divides, multiple, require
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -25,7 +26,7 @@ _CHOICES = {
 }
 
 
-def check(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> None:
+def check(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
     _check_values(config)
     main = MainGeometry(problem, config)
@@ -42,31 +43,8 @@ def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
     return min(device.shared_per_sm_bytes // (shared_bytes + _CTA_RESERVED_BYTES), device.threads_per_sm // threads)
 
 
-def _require(holds: bool, rule: str, message: str) -> None:
-    if not holds:
-        raise InfeasibleError(rule, message)
-
-
-def _divides(name: str, part: int, whole: int, whole_name: str) -> None:
-    if whole % part == 0:
-        return
-    choices = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else _divisors(whole)
-    raise InfeasibleError(
-        name, f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {_listed(choices)}"
-    )
-
-
-def _divisors(whole: int) -> list[int]:
-    return [n for n in range(1, whole + 1) if whole % n == 0]
-
-
-def _listed(values: list[int]) -> str:
-    shown = ", ".join(map(str, values[:12]))
-    return f"({shown}, ...)" if len(values) > 12 else f"({shown})"
-
-
-def _check_values(config: ConvFirstConfig) -> None:
-    for name in ConvFirstConfig.__dataclass_fields__:
+def _check_values(config: PortableConfig) -> None:
+    for name in PortableConfig.__dataclass_fields__:
         value = getattr(config, name)
         if name in _CHOICES:
             if value not in _CHOICES[name]:
@@ -78,7 +56,7 @@ def _check_values(config: ConvFirstConfig) -> None:
             raise InfeasibleError(
                 name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer"
             )
-    _require(
+    require(
         config.stages >= 2 and (config.project_stages or 2) >= 2,
         "stages",
         f"stages must be >= 2, one slot read while another fills, but got stages={config.stages}, "
@@ -86,22 +64,22 @@ def _check_values(config: ConvFirstConfig) -> None:
     )
 
 
-def _check_tile(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry) -> None:
+def _check_tile(problem: ConvFirst, config: PortableConfig, main: MainGeometry) -> None:
     fragment = 16 * config.warps_m
-    _require(
+    require(
         config.pixels % fragment == 0,
         "pixels",
         f"pixels must be a multiple of 16 * warps_m = {fragment}, but got pixels={config.pixels}; "
         f"use {-(-config.pixels // fragment) * fragment}",
     )
     area = config.tile_h * config.tile_w
-    _require(
+    require(
         area <= config.pixels,
         "tile",
         f"tile_h * tile_w must be at most pixels={config.pixels}, but got {config.tile_h} * {config.tile_w} = {area}; "
         "shrink the tile or raise pixels",
     )
-    _require(
+    require(
         config.tile_w <= -(-problem.width // 8) * 8,
         "tile_w",
         f"tile_w must be at most the width {problem.width} rounded up to 8, but got tile_w={config.tile_w}; "
@@ -109,7 +87,7 @@ def _check_tile(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry)
     )
     if config.conv_reuse == "rows":
         strip = 2 * main.m_tiles
-        _require(
+        require(
             config.tile_w % 8 == 0
             and config.tile_h % strip == 0
             and problem.height % strip == 0
@@ -121,44 +99,36 @@ def _check_tile(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry)
         )
 
 
-def _check_channels(problem: ConvFirst, config: ConvFirstConfig, main: MainGeometry) -> None:
-    _multiple("channel_chunk", config.channel_chunk, 16)
-    _divides("channel_chunk", config.channel_chunk, problem.channels, "channels")
-    _divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
+def _check_channels(problem: ConvFirst, config: PortableConfig, main: MainGeometry) -> None:
+    multiple("channel_chunk", config.channel_chunk, 16)
+    divides("channel_chunk", config.channel_chunk, problem.channels, "channels")
+    divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
     if not main.conv_only:
-        _multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
-        _divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
-    _divides("out_split", config.out_split, problem.channels // 16, "channels / 16")
+        multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
+        divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
+    divides("out_split", config.out_split, problem.channels // 16, "channels / 16")
     if main.fused:
-        _divides("warps_n", config.warps_n, problem.channels // config.out_split // 16, "output blocks of one CTA")
+        divides("warps_n", config.warps_n, problem.channels // config.out_split // 16, "output blocks of one CTA")
 
 
-def _multiple(name: str, value: int, unit: int) -> None:
-    _require(
-        value % unit == 0,
-        name,
-        f"{name} must be a multiple of {unit} (one 16-channel block a warp), but got {name}={value}; use {unit}",
-    )
-
-
-def _check_split(config: ConvFirstConfig) -> None:
+def _check_split(config: PortableConfig) -> None:
     project = {name: value for name, value in config.to_json().items() if name.startswith("project_")}
     fused = config.boundary == "fused"
     missing = sorted(name for name, value in project.items() if (value is None) != fused)
-    _require(
+    require(
         not missing,
         "boundary",
         f"the project_* fields must be {'None when fused' if fused else 'set unless fused'}, but "
         f"{', '.join(missing)} {'is not' if fused else 'is None'}; {'clear' if fused else 'set'} them",
     )
-    _require(
+    require(
         not fused or config.hidden_split == 1,
         "hidden_split",
         f"hidden_split must be 1 when fused, but got hidden_split={config.hidden_split}; use another boundary",
     )
     unused = {"hidden_chunk": 16, "weights": "streamed", "conv_output": "shared"}
     for name, value in unused.items() if config.boundary == "layers" else ():
-        _require(
+        require(
             getattr(config, name) == value,
             name,
             f"{name} must be {value!r} when boundary='layers', which has no use for it, but got "
@@ -168,15 +138,15 @@ def _check_split(config: ConvFirstConfig) -> None:
 
 def _check_pointwise(kernel: PointwiseGeometry, device: Device) -> None:
     fragment = 16 * kernel.warps_m
-    _require(
+    require(
         kernel.pixels % fragment == 0,
         "project_pixels",
         f"project_pixels must be a multiple of 16 * project_warps_m = {fragment}, but got "
         f"project_pixels={kernel.pixels}; use {-(-kernel.pixels // fragment) * fragment}",
     )
-    _multiple("project_chunk", kernel.chunk, 16 * kernel.warps_k)
-    _divides("project_chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
-    _divides("project_warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
+    multiple("project_chunk", kernel.chunk, 16 * kernel.warps_k)
+    divides("project_chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
+    divides("project_warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
     _check_resources("project_", kernel.warps, kernel.shared_bytes, kernel.accumulators, 1, device)
 
 
@@ -184,19 +154,19 @@ def _check_resources(
     prefix: str, warps: int, shared_bytes: int, accumulators: int, wanted_ctas: int, device: Device
 ) -> None:
     threads = 32 * warps
-    _require(
+    require(
         threads <= 1024,
         f"{prefix}threads",
         f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
     )
-    _require(
+    require(
         shared_bytes <= device.shared_per_cta_bytes,
         f"{prefix}shared_memory",
         f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
         f"needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
     )
     resident = ctas_per_sm(shared_bytes, threads, device)
-    _require(
+    require(
         wanted_ctas <= resident,
         "ctas_per_sm",
         f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
@@ -204,7 +174,7 @@ def _check_resources(
     )
     limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
     needed = accumulators + REGISTER_OVERHEAD
-    _require(
+    require(
         needed <= limit,
         f"{prefix}registers",
         f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config needs "

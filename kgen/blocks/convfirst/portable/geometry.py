@@ -7,21 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kgen.blocks.convfirst.config import ConvFirstConfig
+from kgen.blocks.convfirst.config import PortableConfig
+from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import ConvFirst
-
-CONV_PAIR_BYTES = 5 * 512
-"""Packed conv weights of a pair of groups: five fragment blocks."""
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b rounded up."""
-    return -(-a // b)
-
-
-def pitch_bytes(elements: int) -> int:
-    """Row pitch of a shared tile of 16-bit elements: an odd number of 16-byte units."""
-    return elements * 2 + 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +17,7 @@ class MainGeometry:
     """The first kernel: conv; expand and activation unless they are a layer of their own; project when fused."""
 
     problem: ConvFirst
-    config: ConvFirstConfig
+    config: PortableConfig
 
     @property
     def fused(self) -> bool:
@@ -205,7 +193,7 @@ class PointwiseGeometry:
         return 8 * self.m_tiles * self.blocks + 4 * self.m_tiles + 4
 
 
-def pointwise_kernels(problem: ConvFirst, config: ConvFirstConfig) -> tuple[PointwiseGeometry, ...]:
+def pointwise_kernels(problem: ConvFirst, config: PortableConfig) -> tuple[PointwiseGeometry, ...]:
     """The pointwise kernels of a config, in launch order: none when fused, project when split, or expand and project.
 
     The ``project_*`` fields serve both; a config in which one is missing has none.

@@ -1,0 +1,8 @@
+"""Convfirst kernels for Hopper, on wgmma."""
+
+from __future__ import annotations
+
+from kgen.blocks.convfirst.wgmma.plan import plan
+from kgen.blocks.convfirst.wgmma.space import choices, draw, relax
+
+__all__ = ["choices", "draw", "plan", "relax"]

@@ -1,0 +1,77 @@
+"""The plan of the fused Hopper kernel."""
+
+from __future__ import annotations
+
+from kgen.blocks.convfirst.config import WgmmaFusedConfig
+from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES
+from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
+from kgen.blocks.convfirst.stages import activate_stage, conv_stage, wgmma_stage
+from kgen.blocks.convfirst.wgmma.geometry import PRODUCER_REGISTERS, FusedGeometry, consumer_registers
+from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
+from kgen.devices import Device
+from kgen.machine import KernelPlan, Stage
+
+_CONV_A_BYTES = 5 * 512
+"""What ldmatrix reads to convolve 16 pixels of a group: five k16 steps."""
+
+
+def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> Parts:
+    """The fused kernel of a legal config."""
+    kernel = FusedGeometry(problem, config)
+    constants: Constants = {
+        "WARPGROUPS": config.warpgroups,
+        "THREADS": kernel.threads,
+        "HIDDEN_CHUNK": config.hidden_chunk,
+        "WEIGHT_SLOTS": config.weight_slots,
+        "X_SLOTS": config.x_slots,
+        "RESIDENT": kernel.resident,
+        "OVERLAP": config.overlap,
+        "Z_IN_SHARED": kernel.z_in_shared,
+        "CONSUMER_REGISTERS": consumer_registers(config.warpgroups),
+        "PRODUCER_REGISTERS": PRODUCER_REGISTERS,
+        "SHARED_BYTES": kernel.shared_bytes,
+    }
+    grid = min(kernel.tiles, device.sms)
+    launch = KernelPlan(
+        symbol="convfirst_wgmma_fused",
+        stages=_stages(kernel, grid),
+        grid=grid,
+        threads=kernel.threads,
+        shared_bytes=kernel.shared_bytes,
+        work_items=kernel.tiles,
+        steps=kernel.chunks,
+        ctas_per_sm=1,
+        accumulators=kernel.accumulators,
+    )
+    return Parts(constants, (launch,), workspace_bytes=0, tile_pixels=kernel.pixels)
+
+
+def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
+    problem, config = kernel.problem, kernel.config
+    channels, hidden = problem.channels, problem.hidden
+    computed = kernel.tiles * kernel.pixels
+    matrices = 2 * 2 * channels * hidden
+    y_bytes = 2 * problem.pixels * channels
+    loads = 2 * kernel.tiles * kernel.halo_pixels * channels
+    loads += grid * (kernel.conv_bytes + kernel.bias_bytes) + matrices * (grid if kernel.resident else kernel.tiles)
+    z_bytes = 2 * computed * channels  # written once, read for every chunk
+    z_traffic = z_bytes * (1 + kernel.chunks) if kernel.z_in_shared else 0
+    weights_read = kernel.tiles * config.warpgroups * matrices // 2
+    reloads = y_bytes if kernel.z_in_shared and problem.residual else 0  # z has replaced x
+    fragments = computed // 16 * (channels // GROUP_WIDTH)
+    return (
+        Stage(
+            "load x and weights",
+            "load",
+            dram_bytes=2 * problem.pixels * channels + kernel.conv_bytes + matrices + kernel.bias_bytes,
+            l2_bytes=loads,
+            shared_bytes=loads,
+        ),
+        conv_stage(problem, fragments, fragments * (_CONV_A_BYTES + CONV_PAIR_BYTES // 2)),
+        wgmma_stage("expand", problem, computed, weights_read + z_traffic),
+        activate_stage(problem, config.sigmoid, computed),
+        wgmma_stage("project", problem, computed, weights_read),
+        Stage(
+            "residual and store y", "store", dram_bytes=y_bytes, l2_bytes=y_bytes + reloads, shared_bytes=4 * y_bytes
+        ),
+    )

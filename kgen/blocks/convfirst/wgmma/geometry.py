@@ -1,0 +1,214 @@
+"""Numbers that follow from a convfirst problem and a Hopper config: chunks, registers, and the shared-memory layouts.
+
+They mirror the constexpr numbers of ``templates/convfirst_wgmma_*.cu.j2``, which assert that the byte counts agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kgen.blocks.convfirst.config import WgmmaFusedConfig, WgmmaLayersConfig
+from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
+from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
+
+CORE_BLOCK = 64
+"""Pixels, and channels, of a block of core matrices: the unit of tensors between the layers' kernels."""
+PRODUCER_REGISTERS = 32
+_BARRIER_BYTES = 8
+_STRIP_PITCH = pitch_bytes(32)
+
+
+def consumer_registers(warpgroups: int) -> int:
+    """Registers that setmaxnreg may give each thread of ``warpgroups`` consumers beside one warpgroup of producers.
+
+    A kernel starts with an equal share for every thread, in steps of 8 and at most 255; what the producers give up of
+    it goes to the consumers, again in steps of 8.
+    """
+    at_entry = min(255, 65536 // (128 * (warpgroups + 1))) // 8 * 8
+    return min(240, (at_entry * (warpgroups + 1) - PRODUCER_REGISTERS) // warpgroups // 8 * 8)
+
+
+@dataclass(frozen=True)
+class FusedGeometry:
+    """The fused kernel."""
+
+    problem: ConvFirst
+    config: WgmmaFusedConfig
+
+    @property
+    def pixels(self) -> int:
+        return 64 * self.config.warpgroups
+
+    @property
+    def threads(self) -> int:
+        return 128 * (self.config.warpgroups + 1)
+
+    @property
+    def tiles(self) -> int:
+        return ceil_div(self.problem.pixels, self.pixels)
+
+    @property
+    def chunks(self) -> int:
+        return self.problem.hidden // self.config.hidden_chunk
+
+    @property
+    def resident(self) -> bool:
+        return self.config.weight_slots == 2 * self.chunks
+
+    @property
+    def z_in_shared(self) -> bool:
+        return self.config.conv_output == "shared"
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a slot for the pixels of a tile and its halo."""
+        return ceil_div(self.halo_pixels * pitch_bytes(self.problem.channels), 128) * 128
+
+    @property
+    def halo_pixels(self) -> int:
+        return self.pixels + 2 * (self.problem.width + 1)
+
+    @property
+    def conv_bytes(self) -> int:
+        return self.problem.channels // 16 * CONV_PAIR_BYTES
+
+    @property
+    def bias_bytes(self) -> int:
+        return 4 * (2 * self.problem.channels + self.problem.hidden)
+
+    @property
+    def shared_bytes(self) -> int:
+        before = self.config.x_slots * self.tile_bytes + pitch_bytes(self.problem.channels)
+        weights = ceil_div(before + self.conv_bytes + self.bias_bytes, 128) * 128
+        chunk_bytes = 2 * self.config.hidden_chunk * self.problem.channels
+        barriers = 1 + 3 * self.config.x_slots + self.config.warpgroups + 2 * self.config.weight_slots
+        return weights + self.config.weight_slots * chunk_bytes + barriers * _BARRIER_BYTES
+
+    @property
+    def accumulators(self) -> int:
+        """Registers that a consumer holds at its fullest moment, without addresses and loop counters."""
+        channels, chunk = self.problem.channels, self.config.hidden_chunk
+        operands = chunk // 4 * (2 if self.config.overlap else 1)
+        z = 0 if self.z_in_shared else channels // 4
+        return z + channels // 2 + chunk // 2 + operands
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """The layers' first kernel: a warp convolves pairs of strips, 8 pixels wide, of one group of channels."""
+
+    problem: ConvFirst
+    rows: int
+    images: int
+    channels: int
+    warps: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.rows * self.problem.width
+
+    @property
+    def tiles(self) -> int:
+        if self.rows == self.problem.height:
+            return ceil_div(self.problem.batch, self.images)
+        return self.problem.batch * (self.problem.height // self.rows)
+
+    @property
+    def chunks(self) -> int:
+        return self.problem.channels // self.channels
+
+    @property
+    def groups(self) -> int:
+        """Of a chunk of channels."""
+        return self.channels // GROUP_WIDTH
+
+    @property
+    def strip_pairs(self) -> int:
+        """Of a tile."""
+        return ceil_div(self.images * ceil_div(self.problem.width, 8), 2)
+
+    @property
+    def slot_bytes(self) -> int:
+        rows = self.images * (self.rows + 1) * (self.problem.width + 1)
+        return (rows + 8 * ceil_div(self.problem.width, 8) + 2) * pitch_bytes(self.channels)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.stages * self.slot_bytes
+
+    def grid(self, ctas: int) -> int:
+        """Persistent CTAs, of ``ctas`` that fit the device at once: each keeps one chunk of channels, all alike."""
+        per_chunk = max(1, ctas // self.chunks)
+        return self.chunks * ceil_div(self.tiles, ceil_div(self.tiles, per_chunk))
+
+
+@dataclass(frozen=True)
+class MatmulGeometry:
+    """One of the layers' matmuls: flat pixels, ``inputs`` to ``channels``."""
+
+    name: str
+    total_pixels: int
+    inputs: int
+    channels: int
+    warpgroups: int
+    outputs: int
+    """Output channels of one work item."""
+    stages: int
+    deferred: bool
+
+    @property
+    def last(self) -> bool:
+        """Whether the output is the block's, through strips of shared memory to its plain layout."""
+        return self.name == "project"
+
+    @property
+    def pixels(self) -> int:
+        return 64 * self.warpgroups
+
+    @property
+    def threads(self) -> int:
+        return 128 * (self.warpgroups + 1)
+
+    @property
+    def items(self) -> int:
+        return ceil_div(self.total_pixels, self.pixels) * (self.channels // self.outputs)
+
+    @property
+    def steps(self) -> int:
+        return self.inputs // CORE_BLOCK
+
+    @property
+    def accumulators(self) -> int:
+        """Registers of a consumer's accumulators."""
+        return self.outputs // 2 * (2 if self.deferred else 1)
+
+    @property
+    def slot_bytes(self) -> int:
+        return 2 * CORE_BLOCK * (self.pixels + self.outputs)
+
+    @property
+    def shared_bytes(self) -> int:
+        strips = self.pixels * _STRIP_PITCH if self.last else 0
+        return self.stages * self.slot_bytes + strips + 4 * self.channels + (1 + 2 * self.stages) * _BARRIER_BYTES
+
+
+def conv_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> ConvGeometry:
+    """The layers' convolution."""
+    tile = (config.conv_rows, config.conv_images, config.conv_channels)
+    return ConvGeometry(problem, *tile, config.conv_warps, config.conv_stages)
+
+
+def matmul_kernels(problem: ConvFirst, config: WgmmaLayersConfig) -> tuple[MatmulGeometry, MatmulGeometry]:
+    """Expand and project, in launch order."""
+    channels, hidden = problem.channels, problem.hidden
+    expand = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
+    project = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
+    return (
+        MatmulGeometry("expand", problem.pixels, channels, hidden, *expand),
+        MatmulGeometry("project", problem.pixels, hidden, channels, *project),
+    )

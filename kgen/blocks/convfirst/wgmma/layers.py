@@ -1,0 +1,138 @@
+"""The plan of the Hopper kernels that compute a layer each."""
+
+from __future__ import annotations
+
+from kgen.blocks.convfirst.config import WgmmaLayersConfig
+from kgen.blocks.convfirst.layout import ceil_div
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.stages import activate_stage, conv_stage, wgmma_stage
+from kgen.blocks.convfirst.wgmma.geometry import (
+    CORE_BLOCK,
+    PRODUCER_REGISTERS,
+    ConvGeometry,
+    MatmulGeometry,
+    consumer_registers,
+    conv_kernel,
+    matmul_kernels,
+)
+from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
+from kgen.devices import Device
+from kgen.machine import KernelPlan, Stage
+
+_ROW_A_BYTES = 2 * 512
+"""What ldmatrix reads to convolve a row of two strips of a group."""
+_CONV_REGISTERS = 72
+"""A thread of the convolution takes at most."""
+
+
+def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> Parts:
+    """The three kernels of a legal config."""
+    conv = conv_kernel(problem, config)
+    matmuls = matmul_kernels(problem, config)
+    constants: Constants = {
+        "CONV_ROWS": conv.rows,
+        "CONV_IMAGES": conv.images,
+        "CONV_CHANNELS": conv.channels,
+        "CONV_WARPS": conv.warps,
+        "CONV_STAGES": conv.stages,
+        "CONV_SHARED_BYTES": conv.shared_bytes,
+    }
+    for matmul in matmuls:
+        name = matmul.name.upper()
+        constants |= {
+            f"{name}_WARPGROUPS": matmul.warpgroups,
+            f"{name}_OUTPUTS": matmul.outputs,
+            f"{name}_STAGES": matmul.stages,
+            f"{name}_DEFERRED": matmul.deferred,
+            f"{name}_CONSUMER_REGISTERS": consumer_registers(matmul.warpgroups),
+            f"{name}_PRODUCER_REGISTERS": PRODUCER_REGISTERS,
+            f"{name}_SHARED_BYTES": matmul.shared_bytes,
+        }
+    blocks = ceil_div(problem.pixels, CORE_BLOCK)
+    workspace = 2 * blocks * CORE_BLOCK * (problem.channels + problem.hidden)
+    in_dram = workspace > device.l2_bytes // 2  # else it stays in L2 between the kernels
+    kernels = (
+        _conv_kernel(conv, device, in_dram),
+        *(_matmul_kernel(matmul, problem, config, device, in_dram) for matmul in matmuls),
+    )
+    tile_pixels = max(conv.pixels, *(matmul.pixels for matmul in matmuls))
+    return Parts(constants, kernels, workspace, tile_pixels)
+
+
+def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPlan:
+    problem = conv.problem
+    x_bytes = 2 * problem.pixels * problem.channels
+    items = conv.tiles * conv.chunks
+    halo_rows = 0 if conv.rows == problem.height else 2
+    loads = items * conv.images * (conv.rows + halo_rows) * problem.width * 2 * conv.channels
+    fragments = items * conv.groups * conv.strip_pairs * conv.rows
+    reads = items * conv.groups * conv.strip_pairs * (conv.rows + 2) * _ROW_A_BYTES
+    ctas = max(
+        1,
+        min(
+            device.shared_per_sm_bytes // (conv.shared_bytes + 1024),
+            device.threads_per_sm // conv.threads,
+            device.registers_per_sm // (_CONV_REGISTERS * conv.threads),
+        ),
+    )
+    stages = (
+        Stage("load x", "load", dram_bytes=x_bytes, l2_bytes=loads, shared_bytes=loads),
+        conv_stage(problem, fragments, reads),
+        Stage("store z", "store", dram_bytes=x_bytes if in_dram else 0, l2_bytes=x_bytes),
+    )
+    return KernelPlan(
+        symbol="convfirst_wgmma_conv",
+        stages=stages,
+        grid=conv.grid(ctas * device.sms),
+        threads=conv.threads,
+        shared_bytes=conv.shared_bytes,
+        work_items=items,
+        steps=1,
+        ctas_per_sm=ctas,
+        accumulators=0,
+    )
+
+
+def _matmul_kernel(
+    matmul: MatmulGeometry, problem: ConvFirst, config: WgmmaLayersConfig, device: Device, in_dram: bool
+) -> KernelPlan:
+    weight_bytes = 2 * matmul.inputs * matmul.channels
+    loads = matmul.items * matmul.steps * matmul.slot_bytes
+    tiles = ceil_div(problem.pixels, matmul.pixels)
+    # Each warpgroup reads its pixels and all of the weights from its slot.
+    reads = loads + matmul.items * (matmul.warpgroups - 1) * 2 * matmul.outputs * matmul.inputs
+    load = Stage(
+        "load input and weights",
+        "load",
+        dram_bytes=(2 * problem.pixels * matmul.inputs if in_dram else 0) + weight_bytes,
+        l2_bytes=loads,
+        shared_bytes=loads,
+    )
+    return KernelPlan(
+        symbol=f"convfirst_wgmma_{matmul.name}",
+        stages=(
+            load,
+            wgmma_stage(matmul.name, problem, tiles * matmul.pixels, reads),
+            *_matmul_ends(matmul, problem, config, in_dram),
+        ),
+        grid=min(matmul.items, device.sms),
+        threads=matmul.threads,
+        shared_bytes=matmul.shared_bytes,
+        work_items=matmul.items,
+        steps=matmul.steps,
+        ctas_per_sm=1,
+        accumulators=matmul.accumulators,
+    )
+
+
+def _matmul_ends(
+    matmul: MatmulGeometry, problem: ConvFirst, config: WgmmaLayersConfig, in_dram: bool
+) -> tuple[Stage, ...]:
+    """What follows a matmul: activation and the hidden tensor, or residual and y."""
+    out_bytes = 2 * problem.pixels * matmul.channels
+    if not matmul.last:
+        store = Stage("store hidden", "store", dram_bytes=out_bytes if in_dram else 0, l2_bytes=out_bytes)
+        return (activate_stage(problem, config.sigmoid, problem.pixels), store)
+    read = out_bytes if problem.residual else 0
+    name = "residual and store y" if problem.residual else "store y"
+    return (Stage(name, "store", dram_bytes=out_bytes + read, l2_bytes=out_bytes + read, shared_bytes=2 * out_bytes),)

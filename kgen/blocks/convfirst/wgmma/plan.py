@@ -1,0 +1,46 @@
+"""The plan of the Hopper kernels: problem + config + device become a tensor-machine program, or a rule's error."""
+
+from __future__ import annotations
+
+from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig
+from kgen.blocks.convfirst.layout import ceil_div
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.stages import STORAGE
+from kgen.blocks.convfirst.wgmma.fused import fused_parts
+from kgen.blocks.convfirst.wgmma.layers import layers_parts
+from kgen.blocks.convfirst.wgmma.rules import check
+from kgen.devices import Device
+from kgen.machine import Program
+
+
+def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
+    """The program of a config on a device.
+
+    Raises:
+        InfeasibleError: the config breaks a rule; ``rule`` is its name, the message holds the values.
+    """
+    check(problem, config, device)
+    if isinstance(config, WgmmaFusedConfig):
+        parts = fused_parts(problem, config, device)
+    else:
+        parts = layers_parts(problem, config, device)
+    return Program(
+        problem=problem,
+        config=config,
+        device=device,
+        arch=f"{device.arch}a",
+        template=f"convfirst_{config.boundary}.cu.j2",
+        fields={"storage": STORAGE[problem.dtype], "activation": problem.activation, "sigmoid": config.sigmoid},
+        constants={
+            "CHANNELS": problem.channels,
+            "HIDDEN": problem.hidden,
+            "HEIGHT": problem.height,
+            "WIDTH": problem.width,
+            "RESIDUAL": problem.residual,
+            **parts.constants,
+        },
+        kernels=parts.kernels,
+        workspace_bytes=parts.workspace_bytes,
+        tiles=ceil_div(problem.pixels, parts.tile_pixels),
+        ragged=problem.pixels % parts.tile_pixels > 0,
+    )

@@ -1,0 +1,188 @@
+"""The rules a Hopper config of convfirst must obey; each failure names its rule, the values and the next step."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import get_args
+
+from kgen.blocks.convfirst import config as options
+from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLayersConfig
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.requirements import divides, multiple, require
+from kgen.blocks.convfirst.wgmma.geometry import (
+    CORE_BLOCK,
+    ConvGeometry,
+    FusedGeometry,
+    MatmulGeometry,
+    consumer_registers,
+    conv_kernel,
+    matmul_kernels,
+)
+from kgen.devices import Device
+
+ARCH = "sm_90"
+MAX_COLUMNS = 256
+"""Columns of the widest wgmma."""
+MAX_DEFERRED = 128
+CONV_CHANNELS = (16, 32, 64)
+MAX_ROWS = 32
+MAX_CONV_WARPS = 16
+_WARPGROUPS = (1, 2, 3)
+_REGISTER_OVERHEAD = 20
+"""Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
+
+
+def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
+    """Raise InfeasibleError for the first rule that the config breaks."""
+    require(
+        device.arch == ARCH,
+        "arch",
+        f"wgmma kernels need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use a portable boundary",
+    )
+    _check_values(config)
+    if isinstance(config, WgmmaFusedConfig):
+        _check_fused(problem, config, device)
+    else:
+        _check_layers(problem, config, device)
+
+
+def _check_values(config: WgmmaConfig) -> None:
+    values = config.to_json()
+    for field in fields(config):
+        name, value = field.name, values[field.name]
+        if field.type == "int":
+            integer = type(value) is int and value >= 1
+            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+        if field.type == "bool":
+            require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
+        if name.endswith("warpgroups"):
+            require(
+                value in _WARPGROUPS,
+                name,
+                f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
+            )
+    sigmoids = get_args(options.Sigmoid)
+    require(
+        config.sigmoid in sigmoids,
+        "sigmoid",
+        f"sigmoid must be one of {', '.join(sigmoids)}, but got sigmoid={config.sigmoid!r}; choose one of them",
+    )
+
+
+def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
+    kernel = FusedGeometry(problem, config)
+    require(
+        problem.channels <= MAX_COLUMNS,
+        "channels",
+        f"the fused wgmma kernel has at most {MAX_COLUMNS} channels, one instruction's columns, but the problem has "
+        f"{problem.channels}; use boundary='wgmma_layers'",
+    )
+    operands = get_args(options.Operand)
+    require(
+        config.conv_output in operands,
+        "conv_output",
+        f"conv_output must be one of {', '.join(operands)}, but got conv_output={config.conv_output!r}; choose one",
+    )
+    _columns("hidden_chunk", config.hidden_chunk, 16)
+    divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
+    require(
+        kernel.chunks >= 2,
+        "hidden_chunk",
+        f"hidden_chunk must split the {problem.hidden} hidden channels at least in two, but got "
+        f"hidden_chunk={config.hidden_chunk}; halve it",
+    )
+    require(
+        2 <= config.weight_slots <= 2 * kernel.chunks,
+        "weight_slots",
+        f"weight_slots must be from 2 to {2 * kernel.chunks}, a slot for every chunk, but got "
+        f"weight_slots={config.weight_slots}; use {min(4, 2 * kernel.chunks)}",
+    )
+    _check_shared("", kernel.shared_bytes, device)
+    needed, limit = kernel.accumulators + _REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
+    require(
+        needed <= limit,
+        "registers",
+        f"a consumer thread has at most {limit} registers with {config.warpgroups} warpgroups, but the config needs "
+        f"about {needed}; use smaller chunks or fewer warpgroups",
+    )
+
+
+def _check_layers(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
+    require(
+        problem.channels % CORE_BLOCK == 0 and problem.hidden % CORE_BLOCK == 0,
+        "channels",
+        f"the layers' wgmma kernels need channels and hidden channels in multiples of {CORE_BLOCK}, but the problem "
+        f"has {problem.channels} and {problem.hidden}; use another boundary",
+    )
+    _check_conv(conv_kernel(problem, config), device)
+    for kernel in matmul_kernels(problem, config):
+        _check_matmul(kernel, device)
+
+
+def _check_conv(kernel: ConvGeometry, device: Device) -> None:
+    divides("conv_rows", kernel.rows, kernel.problem.height, "height")
+    require(
+        kernel.rows <= MAX_ROWS,
+        "conv_rows",
+        f"conv_rows must be at most {MAX_ROWS}, so that their loop can be unrolled, but got conv_rows={kernel.rows}; "
+        "use a divisor of the height that is smaller",
+    )
+    require(
+        kernel.images == 1 or kernel.rows == kernel.problem.height,
+        "conv_images",
+        f"conv_images must be 1 unless conv_rows is the height, {kernel.problem.height}, but got "
+        f"conv_images={kernel.images} with conv_rows={kernel.rows}; use 1",
+    )
+    require(
+        kernel.channels in CONV_CHANNELS,
+        "conv_channels",
+        f"conv_channels must be one of {CONV_CHANNELS}, but got conv_channels={kernel.channels}; choose one of them",
+    )
+    multiple("conv_warps", kernel.warps, kernel.groups)
+    require(
+        kernel.warps <= MAX_CONV_WARPS,
+        "conv_warps",
+        f"conv_warps must be at most {MAX_CONV_WARPS}, whose registers an SM has, but got conv_warps={kernel.warps}; "
+        "use fewer",
+    )
+    require(
+        kernel.stages >= 2,
+        "conv_stages",
+        f"conv_stages must be >= 2, one slot read while another fills, but got conv_stages={kernel.stages}; use 2",
+    )
+    _check_shared("conv_", kernel.shared_bytes, device)
+
+
+def _check_matmul(kernel: MatmulGeometry, device: Device) -> None:
+    _columns(f"{kernel.name}_outputs", kernel.outputs, 32)
+    divides(f"{kernel.name}_outputs", kernel.outputs, kernel.channels, f"the outputs of {kernel.name}")
+    require(
+        kernel.stages >= 2,
+        f"{kernel.name}_stages",
+        f"{kernel.name}_stages must be >= 2, one slot read while another fills, but got {kernel.stages}; use 4",
+    )
+    require(
+        not kernel.deferred or kernel.outputs <= MAX_DEFERRED,
+        f"{kernel.name}_deferred",
+        f"{kernel.name}_deferred keeps two sets of accumulators, of at most {MAX_DEFERRED} outputs, but got "
+        f"{kernel.name}_outputs={kernel.outputs}; use fewer outputs",
+    )
+    _check_shared(f"{kernel.name}_", kernel.shared_bytes, device)
+
+
+def _columns(name: str, value: int, unit: int) -> None:
+    multiple(name, value, unit)
+    require(
+        value <= MAX_COLUMNS,
+        name,
+        f"{name} must be at most {MAX_COLUMNS}, one instruction's columns, but got {name}={value}; use fewer",
+    )
+
+
+def _check_shared(prefix: str, shared_bytes: int, device: Device) -> None:
+    require(
+        shared_bytes <= device.shared_per_cta_bytes,
+        f"{prefix}shared_memory",
+        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
+        f"needs {shared_bytes}; use smaller chunks, fewer slots or fewer pixels",
+    )

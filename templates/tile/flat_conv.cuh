@@ -1,0 +1,191 @@
+// 3x3 grouped convolution of tiles of the flat run of all images' pixels.
+#pragma once
+#include "tile/grouped_conv.cuh"
+
+// A run of consecutive pixels, whatever rows they lie in.
+//
+// The tile's slot in shared memory holds its pixels and Width + 1 more on either side, row after row of Channels
+// elements; a zero pixel elsewhere stands in for every tap outside its image. A warp convolves 16 pixels at a time.
+template <int Pixels, int Channels, int Height, int Width>
+struct FlatTile {
+    static constexpr int HALO = Width + 1;
+    static constexpr int PITCH = pitch_bytes(Channels);
+    static constexpr int BYTES = (Pixels + 2 * HALO) * PITCH;
+
+    // Starts copying the pixels of the tile and its halo that exist; `x` is the tensor's first of these channels, and
+    // pixels lie `stride` elements apart.
+    template <int Threads, class T>
+    static __device__ void load(unsigned char* slot, const T* x, int stride, int tile, int pixels, int thread) {
+        constexpr int UNITS = Channels / 8;
+        const int origin = tile * Pixels - HALO;
+        const int first = max(0, -origin), last = min(Pixels + 2 * HALO, pixels - origin);
+        const T* const from = x + static_cast<long long>(origin) * stride;
+#pragma unroll 4
+        for (int i = first * UNITS + thread; i < last * UNITS; i += Threads)
+            cp_async_16(slot + i / UNITS * PITCH + i % UNITS * 16, from + i / UNITS * stride + i % UNITS * 8, true);
+    }
+
+    // The rows that a lane hands to ldmatrix for its warp's 16 pixels from `first` of the tile on, as offsets of shared
+    // memory, by k16 step of two taps.
+    static __device__ void tap_offsets(int (&offsets)[CONV_BLOCKS], int slot, int zero, int tile, int first, int pixels,
+                                       int lane) {
+        const int local = first + lane % 16, pixel = tile * Pixels + local;
+        const int col = pixel % Width, row = pixel / Width % Height;
+#pragma unroll
+        for (int step = 0; step < CONV_BLOCKS; ++step) {
+            const int tap = 2 * step + lane / 16;
+            const int dy = tap / 3 - 1, dx = tap % 3 - 1;
+            const bool real = tap < 9 && inside(row + dy, Height) && inside(col + dx, Width) && inside(pixel, pixels);
+            offsets[step] = real ? slot + (HALO + local + dy * Width + dx) * PITCH : zero;
+        }
+    }
+
+    // z = gconv(x) + bias for those pixels, as A fragments; two pairs of groups at a time, if there is an even number,
+    // so that their dependent instructions interleave.
+    template <class T>
+    static __device__ void convolve(u32 (&z)[Channels / 16][4], const unsigned char* shared,
+                                    const int (&offsets)[CONV_BLOCKS], const unsigned char* weights,
+                                    const unsigned char* bias, int lane) {
+        constexpr int PAIRS = Channels / 16 % 2 == 0 ? 2 : 1;
+#pragma unroll
+        for (int pair = 0; pair < Channels / 16; pair += PAIRS) {
+            float acc[2 * PAIRS][4];
+            Vec16 w[PAIRS][CONV_BLOCKS];
+#pragma unroll
+            for (int i = 0; i < PAIRS * CONV_BLOCKS; ++i)
+                w[i / CONV_BLOCKS][i % CONV_BLOCKS] =
+                    load_shared_16(weights + (pair * CONV_BLOCKS + i) * BLOCK_BYTES + lane * 16);
+#pragma unroll
+            for (int group = 0; group < 2 * PAIRS; ++group)
+                fill_accumulator(acc[group], load_shared_f32x2(bias + (2 * pair + group) * 32 + lane % 4 * 8));
+#pragma unroll
+            for (int step = 0; step < CONV_BLOCKS; ++step) {
+                u32 a[2 * PAIRS][4];
+#pragma unroll
+                for (int group = 0; group < 2 * PAIRS; ++group)
+                    ldmatrix_x4(a[group], shared + offsets[step] + pair * 32 + group * 16);
+#pragma unroll
+                for (int group = 0; group < 2 * PAIRS; ++group) {
+                    u32 b[2];
+                    conv_b(b, w[group / 2], group % 2, step);
+                    mma_m16n8k16<T>(acc[group], a[group], b[0], b[1]);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < PAIRS; ++i) accumulators_to_a<T>(z[pair + i], acc[2 * i], acc[2 * i + 1]);
+        }
+    }
+};
+
+// `Rows` whole rows of an image, or `Images` whole images.
+//
+// The tile's slot in shared memory holds the rows with a zero pixel before each, and a row on either side of them: the
+// image's, or zeros, which stacked images share. So every tap of a pixel lies at a fixed distance from it. A warp
+// convolves a group of two strips, 8 pixels wide, down all rows: row y's pixels of both strips, shifted by a tap, are
+// half an A fragment that serves output rows y - 1, y and y + 1.
+template <int Rows, int Images, int Channels, int Height, int Width>
+struct RowTile {
+    static constexpr bool WHOLE = Rows == Height;
+    static_assert(Height % Rows == 0 && (WHOLE || Images == 1), "tiles tile the images");
+    static constexpr int ROW = Width + 1;  // pixels from one row of the slot to the next
+    static constexpr int ROWS = Images * (Rows + 1) + 1;
+    static constexpr int IMAGE_STRIPS = ceil_div(Width, 8);
+    static constexpr int STRIPS = Images * IMAGE_STRIPS;
+    static constexpr int SLOT_PIXELS = (ROWS - 1) * ROW + IMAGE_STRIPS * 8 + 2;
+    static constexpr int PITCH = pitch_bytes(Channels);
+    static constexpr int BYTES = SLOT_PIXELS * PITCH;
+
+    static __host__ __device__ constexpr int tiles(int batch) {
+        return WHOLE ? ceil_div(batch, Images) : batch * (Height / Rows);
+    }
+
+    // Starts copying the tile's rows and those on either side; `x` is the tensor's first of these channels, and pixels
+    // lie `stride` elements apart.
+    template <int Threads, class T>
+    static __device__ void load(unsigned char* slot, const T* x, int stride, int tile, int batch, int thread) {
+        constexpr int UNITS = Channels / 8, ROUND = Threads / UNITS;
+        static_assert(Threads % UNITS == 0, "a thread copies the same channels of every pixel");
+        constexpr int COUNT = (WHOLE ? Images * Rows : Rows + 2) * Width;
+        const int first = tile * Images * Rows * Width - (WHOLE ? 0 : Width), unit = thread % UNITS;
+        const int count = min(COUNT, batch * Height * Width - first), above = tile % (Height / Rows) * Rows - 1;
+        const T* const from = x + static_cast<long long>(first) * stride + unit * 8;
+        unsigned char* const to = slot + (WHOLE ? ROW + 1 : 1) * PITCH + unit * 16;
+#pragma unroll 4
+        for (int i = thread / UNITS; i < (WHOLE ? count : COUNT); i += ROUND) {
+            const int row = i / Width, image = Images > 1 ? row / Rows : 0;
+            const bool real = WHOLE || inside(above + row, Height);
+            cp_async_16(to + (i + row + image * ROW) * PITCH, real ? from + static_cast<long long>(i) * stride : x,
+                        real);
+        }
+    }
+
+    // Writes the zeros that load() leaves out.
+    template <int Threads>
+    static __device__ void clear(unsigned char* slot, int thread) {
+        constexpr int UNITS = PITCH / 16;
+        constexpr float ZERO[4] = {};
+        for (int i = thread; i < SLOT_PIXELS * UNITS; i += Threads) {
+            const int pixel = i / UNITS, row = pixel / ROW;
+            if (pixel % ROW == 0 || row >= ROWS || (WHOLE && row % (Rows + 1) == 0))
+                store_shared_f32x4(slot + i * 16, ZERO);
+        }
+    }
+
+    // The weights of a group as B fragments: for each row of taps its first two columns, then the third column's upper
+    // two taps, then zero for the middle one and the lower one.
+    struct Weights {
+        u32 b[5][2];
+
+        __device__ Weights(const unsigned char* packed, int group, int lane) {
+            const unsigned char* const pair = packed + group / 2 * CONV_BLOCKS * BLOCK_BYTES + lane * 16;
+            const Vec16 low = load_global_16(pair + group % 2 * 2 * BLOCK_BYTES);
+            const Vec16 high = load_global_16(pair + (group % 2 * 2 + 1) * BLOCK_BYTES);
+            const u32 last = load_global_16(pair + 4 * BLOCK_BYTES).word[group % 2 * 2];
+            const u32 taps[9] = {low.word[0],  low.word[1],  low.word[2],  low.word[3], high.word[0],
+                                 high.word[1], high.word[2], high.word[3], last};
+#pragma unroll
+            for (int row = 0; row < 3; ++row) b[row][0] = taps[3 * row], b[row][1] = taps[3 * row + 1];
+            b[3][0] = taps[2], b[3][1] = taps[5];
+            b[4][0] = 0, b[4][1] = taps[8];
+        }
+    };
+
+    // The pixels from which tile strips begin, counted from the tile's first.
+    static __device__ int strip_pixel(int strip) {
+        return strip / IMAGE_STRIPS * Rows * Width + strip % IMAGE_STRIPS * 8;
+    }
+
+    // Convolves group `group` of strips 2 pair and 2 pair + 1, and hands each row's accumulator to store(row, acc): its
+    // upper half is the first strip's.
+    template <class T, class Store>
+    static __device__ void convolve(const unsigned char* slot, int group, int pair, const Weights& weights,
+                                    FloatPair bias, int lane, Store store) {
+        constexpr int DOWN = ROW * PITCH;
+        const int strip = min(2 * pair + lane / 8 % 2, STRIPS - 1);
+        const int corner = strip / IMAGE_STRIPS * (Rows + 1) * ROW + strip % IMAGE_STRIPS * 8 + lane % 8;
+        const unsigned char* const left = slot + corner * PITCH + group * 16 + lane / 16 * PITCH;
+        const unsigned char* const right = slot + (corner + 2) * PITCH + group * 16 + lane / 16 * DOWN;
+        // By slot row modulo 3 and 2: the first two columns of taps, and the third of this row and the next.
+        u32 columns[3][4], third[2][4];
+        if constexpr (!WHOLE) ldmatrix_x4(columns[0], left);
+        ldmatrix_x4(columns[1], left + DOWN);
+        ldmatrix_x4(third[0], right);
+#pragma unroll
+        for (int row = 0; row < Rows; ++row) {
+            // Rows outside the image are zeros, and need no multiplication.
+            const bool top = WHOLE && row == 0, bottom = WHOLE && row == Rows - 1;
+            if (!bottom) ldmatrix_x4(columns[(row + 2) % 3], left + (row + 2) * DOWN);
+            ldmatrix_x4(third[(row + 1) % 2], right + (row + 1) * DOWN);
+            float acc[4];
+            fill_accumulator(acc, bias);
+#pragma unroll
+            for (int tap = 0; tap < 3; ++tap) {
+                if ((tap == 0 && top) || (tap == 2 && bottom)) continue;
+                mma_m16n8k16<T>(acc, columns[(row + tap) % 3], weights.b[tap][0], weights.b[tap][1]);
+            }
+            mma_m16n8k16<T>(acc, third[row % 2], weights.b[3][0], weights.b[3][1]);
+            mma_m16n8k16<T>(acc, third[(row + 1) % 2], weights.b[4][0], weights.b[4][1]);
+            store(row, acc);
+        }
+    }
+};

@@ -1,0 +1,317 @@
+// A pointwise layer on wgmma: out = epilogue(in W + b), a matmul over flat pixels with both operands in shared memory.
+//
+// Between kernels a tensor is stored as core matrices: for every 64 pixels and every 64 channels 8 KB, in which the
+// core matrix of pixels 8 p and channels 8 c is the (8 c + p)-th. So a step's operand is one bulk copy, and a register
+// of an accumulator rounded to pairs is one contiguous store of the warp.
+//
+// A Spec gives the sizes as constexpr int: K and N channels in and out; WARPGROUPS of 64 pixels each; OUTPUTS, the
+// channels of one work item; STAGES of K_STEP input channels. OUTER_N tells the order of the packed weights: [N][K] if
+// true, else 16 of K after 16 of K. `static float activate(float x, float bias)` gives act(x + bias). LAST says that
+// the output is the block's, in its plain layout; ADDS_RESIDUAL then adds a tensor like it. DEFERRED keeps two sets of
+// accumulators and stores an item's results while the tensor cores multiply the next one's.
+#pragma once
+#include "ptx/bulk_copy.cuh"
+#include "ptx/grid_order.cuh"
+#include "ptx/register_share.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/index.cuh"
+#include "tile/slots.cuh"
+#include "tile/store.cuh"
+
+constexpr int CORE_BLOCK = 64;  // pixels and channels of a block of core matrices
+constexpr int CORE_BLOCK_BYTES = CORE_BLOCK * CORE_BLOCK * 2;
+
+// Where a warp's 16 pixels from `pixel` on and 16 channels from `channel` on begin; the four core matrices that make
+// its A fragment lie 128 and 1024 bytes apart.
+__device__ inline long long core_offset(int pixel, int channel, int channels) {
+    const long long block = static_cast<long long>(pixel / CORE_BLOCK) * (channels / CORE_BLOCK) + channel / CORE_BLOCK;
+    return block * CORE_BLOCK_BYTES + channel % CORE_BLOCK / 8 * 1024 + pixel % CORE_BLOCK / 8 * 128;
+}
+
+// Stores an A fragment as four core matrices.
+__device__ inline void store_cores(unsigned char* to, const u32 (&a)[4], int lane) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_global_u32(to + i / 2 * 1024 + i % 2 * 128 + lane * 4, a[i]);
+}
+
+template <class Spec>
+struct WgmmaShape {
+    static constexpr int K_STEP = CORE_BLOCK;
+    static constexpr int PIXELS = 64 * Spec::WARPGROUPS;
+    static constexpr int CONSUMERS = 128 * Spec::WARPGROUPS;
+    static constexpr int THREADS = CONSUMERS + 128;
+    static constexpr int STEPS = Spec::K / K_STEP;
+    static constexpr int SPLIT = Spec::N / Spec::OUTPUTS;
+    static_assert(STEPS * K_STEP == Spec::K && SPLIT * Spec::OUTPUTS == Spec::N, "steps and items tile the channels");
+
+    // Shared memory: slots (input pixels, then weights), each warp's strip of the output, biases, barriers.
+    static constexpr int IN_BYTES = Spec::WARPGROUPS * CORE_BLOCK_BYTES;
+    static constexpr int WEIGHT_BYTES = Spec::OUTPUTS * K_STEP * 2;
+    static constexpr int SLOT = IN_BYTES + WEIGHT_BYTES;
+    static constexpr int STRIP_COLUMNS = 32;
+    static constexpr int STRIP_PITCH = pitch_bytes(STRIP_COLUMNS);
+    static constexpr int STRIPS = Spec::STAGES * SLOT;
+    static constexpr int BIAS = STRIPS + (Spec::LAST ? PIXELS * STRIP_PITCH : 0);
+    static constexpr int BARRIERS = BIAS + Spec::N * 4;
+    static constexpr int BYTES = BARRIERS + (1 + 2 * Spec::STAGES) * 8;
+    static_assert(Spec::OUTPUTS % STRIP_COLUMNS == 0, "strips tile the outputs");
+    using Accumulators = float[Spec::OUTPUTS / 8][4];
+    // With three consumer warpgroups, ptxas rejects instructions of more outputs than the kernel's entry has registers
+    // for.
+    static constexpr int PARTS = Spec::WARPGROUPS == 3 && Spec::OUTPUTS > 192 ? 2 : 1;
+    using Part = float[Spec::OUTPUTS / PARTS / 8][4];
+
+    // Results are stored in slices of channels; if deferred, some during each of the next item's first steps.
+    static constexpr int SLICE_BLOCKS = Spec::LAST ? STRIP_COLUMNS / 16 : 1;
+    static constexpr int SLICES = Spec::OUTPUTS / 16 / SLICE_BLOCKS;
+    static constexpr int STEP_SLICES = ceil_div(SLICES, STEPS);
+    static constexpr int STORING_STEPS = Spec::DEFERRED ? ceil_div(SLICES, STEP_SLICES) : 1;
+};
+
+template <class Spec>
+struct WgmmaBarriers {
+    Barrier biases, full[Spec::STAGES], empty[Spec::STAGES];
+
+    __device__ void initialise() {
+        mbarrier_init(&biases, 1);
+        for (int i = 0; i < Spec::STAGES; ++i) {
+            mbarrier_init(&full[i], 1);
+            mbarrier_init(&empty[i], WgmmaShape<Spec>::CONSUMERS / 32);
+        }
+        mbarrier_init_fence();
+    }
+};
+
+// One warp copies the biases, and each step's pixels and weights.
+template <class Spec>
+__device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& barriers, const unsigned char* in,
+                                  const unsigned char* weights, const float* bias, int pixels, int items) {
+    using Shape = WgmmaShape<Spec>;
+    // Contiguous pieces of a step's weights, in global and in shared memory.
+    constexpr int PIECES = Spec::OUTER_N ? Spec::OUTPUTS / 8 : Shape::K_STEP / 16;
+    constexpr int PIECE = Shape::WEIGHT_BYTES / PIECES;
+    constexpr int STRIDE = Spec::OUTER_N ? Spec::K * 16 : Spec::N * 32;
+    const int lane = threadIdx.x % 32;
+    const int last_block = ceil_div(pixels, CORE_BLOCK) - 1;
+    if (lane == 0) {
+        mbarrier_arrive_expect(&barriers.biases, Spec::N * 4);
+        bulk_copy(shared + Shape::BIAS, bias, Spec::N * 4, &barriers.biases);
+    }
+    wait_for_kernel_before();  // which made `in`
+    Slots<Spec::STAGES> slot;
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const unsigned char* w = weights + item % Shape::SPLIT * Spec::OUTPUTS * (Spec::OUTER_N ? Spec::K * 2 : 32);
+        // A warpgroup beyond the tensor multiplies its last block once more, and stores nothing.
+        const int block = min(item / Shape::SPLIT * Spec::WARPGROUPS + lane, last_block);
+        const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * CORE_BLOCK_BYTES;
+        for (int step = 0; step < Shape::STEPS; ++step) {
+            mbarrier_wait(&barriers.empty[slot.index], slot.parity ^ 1);
+            Barrier* const full = &barriers.full[slot.index];
+            unsigned char* const to = shared + slot.index * Shape::SLOT;
+            if (lane == 0) mbarrier_arrive_expect(full, Shape::SLOT);
+            __syncwarp();
+            if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * CORE_BLOCK_BYTES, a, CORE_BLOCK_BYTES, full);
+            for (int i = lane; i < PIECES; i += 32)
+                bulk_copy(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
+            a += CORE_BLOCK_BYTES;
+            w += Spec::OUTER_N ? Shape::K_STEP * 16 : Shape::K_STEP / 16 * STRIDE;
+            slot.advance();
+        }
+    }
+}
+
+// Adds biases and activates the accumulators of 16 channels: an A fragment.
+template <class T, class Spec>
+__device__ inline void finish_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4],
+                                    const unsigned char* bias, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float (&acc)[4] = half ? right : left;
+        const FloatPair b = load_shared_f32x2(bias + half * 32 + lane % 4 * 8);
+        a[2 * half] = pack<T>(Spec::activate(acc[0], b.low), Spec::activate(acc[1], b.high));
+        a[2 * half + 1] = pack<T>(Spec::activate(acc[2], b.low), Spec::activate(acc[3], b.high));
+    }
+}
+
+// Stores a warp's 16 pixels of an item. Registers are scarce, so what follows from the item is computed anew.
+template <class T, class Spec>
+struct StoreItem {
+    using Shape = WgmmaShape<Spec>;
+    unsigned char* shared;
+    const T* residual;
+    T* out;
+    int pixels;
+    int item = 0;
+
+    __device__ int first() const { return item / Shape::SPLIT * Shape::PIXELS + threadIdx.x / 32 * 16; }
+    __device__ int output() const { return item % Shape::SPLIT * Spec::OUTPUTS; }
+
+    // Slices `from` to `to`, constants once inlined.
+    __device__ void store(const typename Shape::Accumulators& acc, int from, int to) const {
+#pragma unroll
+        for (int slice = from; slice < to; ++slice) {
+            if constexpr (Spec::LAST)
+                store_strip(acc, slice * Shape::SLICE_BLOCKS);
+            else
+                store_block(acc, slice);
+        }
+    }
+
+    // The n-th 16 channels to a tensor of core matrices.
+    __device__ void store_block(const typename Shape::Accumulators& acc, int n) const {
+        const int lane = threadIdx.x % 32;
+        if (first() / CORE_BLOCK * CORE_BLOCK >= pixels) return;
+        u32 a[4];
+        finish_block<T, Spec>(a, acc[2 * n], acc[2 * n + 1], shared + Shape::BIAS + output() * 4 + n * 64, lane);
+        unsigned char* const to = reinterpret_cast<unsigned char*>(out) + core_offset(first(), output(), Spec::N);
+        store_cores(to + core_offset(0, n * 16, Spec::N), a, lane);
+    }
+
+    // STRIP_COLUMNS channels from the n-th 16 on to the block's output, through the warp's strip of shared memory.
+    __device__ void store_strip(const typename Shape::Accumulators& acc, int n) const {
+        const int lane = threadIdx.x % 32, channel = output() + n * 16;
+        unsigned char* const strip = shared + Shape::STRIPS + threadIdx.x / 32 * 16 * Shape::STRIP_PITCH;
+        const unsigned char* const bias = shared + Shape::BIAS + channel * 4;
+#pragma unroll
+        for (int i = 0; i < Shape::SLICE_BLOCKS; ++i) {
+            u32 a[4];
+            finish_block<T, Spec>(a, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
+            store_a(strip + i * 32, Shape::STRIP_PITCH, a, lane);
+        }
+        __syncwarp();
+        store_rows<T, 32, 16, Shape::STRIP_COLUMNS, Spec::ADDS_RESIDUAL>(
+            out + channel, Spec::ADDS_RESIDUAL ? residual + channel : nullptr, Spec::N, strip, Shape::STRIP_PITCH, lane,
+            [&](int row) { return inside(first() + row, pixels) ? first() + row : -1; });
+        __syncwarp();
+    }
+};
+
+// Starts one step's multiplication of a warpgroup's 64 pixels.
+template <class T, class Spec, bool Accumulate>
+__device__ inline void start_step(typename WgmmaShape<Spec>::Accumulators& acc, const unsigned char* slot) {
+    using Shape = WgmmaShape<Spec>;
+    constexpr int ALONG_ROWS = Spec::OUTER_N ? Shape::K_STEP * 16 : 256;
+    constexpr int K16 = Spec::OUTER_N ? 256 : Spec::OUTPUTS * 32;  // bytes from one k16 step of the weights to the next
+    const u64 a = wgmma_descriptor(slot + threadIdx.x / 128 * CORE_BLOCK_BYTES, 1024, 128);
+    const u64 b = wgmma_descriptor(slot + Shape::IN_BYTES, 128, ALONG_ROWS);
+    wgmma_pin(acc);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < Shape::K_STEP / 16; ++k) {
+#pragma unroll
+        for (int part = 0; part < Shape::PARTS; ++part) {
+            auto& sums = reinterpret_cast<typename Shape::Part&>(acc[part * Spec::OUTPUTS / Shape::PARTS / 8]);
+            const u64 b_part = wgmma_advance(b, k * K16 + part * Spec::OUTPUTS / Shape::PARTS / 8 * ALONG_ROWS);
+            if (k == 0)
+                wgmma<T, Accumulate>(sums, a, b_part);
+            else
+                wgmma<T, true>(sums, wgmma_advance(a, k * 2048), b_part);
+        }
+    }
+    wgmma_commit();
+}
+
+// A consumer's walk through the slots.
+template <class T, class Spec>
+struct Consumer {
+    using Shape = WgmmaShape<Spec>;
+    unsigned char* shared;
+    WgmmaBarriers<Spec>& barriers;
+    Slots<Spec::STAGES> slot = {};
+    static_assert(Spec::STAGES >= 2, "a step is started before the one before it is finished");
+
+    template <bool Accumulate>
+    __device__ void start(typename Shape::Accumulators& acc) {
+        mbarrier_wait(&barriers.full[slot.index], slot.parity);
+        start_step<T, Spec, Accumulate>(acc, shared + slot.index * Shape::SLOT);
+        slot.advance();
+    }
+
+    // Waits for all but the last `Pending` steps that were started, and frees the slot of the last one waited for.
+    template <int Pending>
+    __device__ void finish() {
+        wgmma_wait<Pending>();
+        const int done = slot.index - 1 - Pending;
+        if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[done < 0 ? done + Spec::STAGES : done]);
+    }
+
+    // Multiplies an item; calls meanwhile(step) while each of the first STORING_STEPS steps is under way.
+    template <class Meanwhile>
+    __device__ void multiply(typename Shape::Accumulators& acc, Meanwhile meanwhile) {
+        start<false>(acc);
+        meanwhile(0);
+#pragma unroll
+        for (int step = 1; step < Shape::STORING_STEPS; ++step) {
+            start<true>(acc);
+            meanwhile(step);
+            finish<1>();
+        }
+        for (int step = Shape::STORING_STEPS; step < Shape::STEPS; ++step) {
+            start<true>(acc);
+            finish<1>();
+        }
+        finish<0>();
+        wgmma_pin(acc);
+    }
+};
+
+template <class T, class Spec>
+__device__ inline void multiply_items(Consumer<T, Spec> consumer, StoreItem<T, Spec> results, int items) {
+    using Shape = WgmmaShape<Spec>;
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        typename Shape::Accumulators acc;
+        consumer.multiply(acc, [](int) {});
+        results.item = item;
+        results.store(acc, 0, Shape::SLICES);
+    }
+}
+
+// The same with two sets of accumulators, each stored during the multiplication of the other.
+template <class T, class Spec>
+__device__ inline void multiply_items_deferred(Consumer<T, Spec> consumer, StoreItem<T, Spec> results, int items) {
+    using Shape = WgmmaShape<Spec>;
+    typename Shape::Accumulators even, odd = {};
+    auto multiply = [&](typename Shape::Accumulators& acc, const typename Shape::Accumulators& previous) {
+        consumer.multiply(acc, [&](int step) {
+            results.store(previous, step * Shape::STEP_SLICES, min((step + 1) * Shape::STEP_SLICES, Shape::SLICES));
+        });
+    };
+    results.item = items;  // beyond the tensor: nothing to store before the first item
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        // Nothing is under way here, but unless told so, ptxas serialises every multiplication.
+        wgmma_wait<0>();
+        wgmma_pin(odd);
+        multiply(even, odd);
+        results.item = item;
+        item += gridDim.x;
+        if (item >= items) return results.store(even, 0, Shape::SLICES);
+        multiply(odd, even);
+        results.item = item;
+    }
+    results.store(odd, 0, Shape::SLICES);
+}
+
+// `in` is a tensor of core matrices, and so is `out` unless LAST.
+template <class T, class Spec>
+__device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned char* in, const unsigned char* weights,
+                                       const float* bias, const T* residual, T* out, int pixels) {
+    using Shape = WgmmaShape<Spec>;
+    WgmmaBarriers<Spec>& barriers = *reinterpret_cast<WgmmaBarriers<Spec>*>(shared + Shape::BARRIERS);
+    const int items = ceil_div(pixels, Shape::PIXELS) * Shape::SPLIT;
+    let_kernel_after_begin();
+    if (threadIdx.x == 0) barriers.initialise();
+    __syncthreads();
+    if (threadIdx.x < Shape::CONSUMERS) {
+        raise_registers<Spec::CONSUMER_REGISTERS>();
+        mbarrier_wait(&barriers.biases, 0);
+        const Consumer<T, Spec> consumer{shared, barriers};
+        const StoreItem<T, Spec> results{shared, residual, out, pixels};
+        if constexpr (Spec::DEFERRED)
+            multiply_items_deferred(consumer, results, items);
+        else
+            multiply_items(consumer, results, items);
+    } else {
+        lower_registers<Spec::PRODUCER_REGISTERS>();
+        if (threadIdx.x < Shape::CONSUMERS + 32) load_steps<Spec>(shared, barriers, in, weights, bias, pixels, items);
+    }
+}
