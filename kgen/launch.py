@@ -1,8 +1,8 @@
 """Loading a program's cubin and launching its kernels with little overhead.
 
 A launch costs about one driver call per kernel: parameters are packed into memory that lives as long as the program,
-and the driver is called directly. On GPUs that can, a kernel may begin while the one before it ends (programmatic
-stream serialization); it waits itself for what that one writes.
+and the driver is called directly. A kernel whose plan says so begins while the one before it ends (programmatic
+stream serialization).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from kgen.compile import Cubin
-from kgen.devices import Device
 from kgen.errors import DeviceError, KgenError
 from kgen.machine import KernelPlan, Program
 
@@ -58,20 +57,15 @@ class _LaunchConfig(ctypes.Structure):
     )
 
 
-def _launch_config(kernel: KernelPlan, *, early: bool) -> _LaunchConfig:
-    """The launch of a kernel, which may begin before the one before it has ended if ``early``."""
+def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
     attributes = (_Attribute * 1)(_Attribute(id=_PROGRAMMATIC_SERIALIZATION, value=1))
     return _LaunchConfig(
         grid=(kernel.grid, 1, 1),
         block=(kernel.threads, 1, 1),
         shared_bytes=kernel.shared_bytes,
         attributes=attributes,
-        attribute_count=1 if early else 0,
+        attribute_count=1 if kernel.begins_early else 0,
     )
-
-
-def _can_begin_early(device: Device) -> bool:
-    return int(device.arch.removeprefix("sm_")) >= 90
 
 
 @lru_cache
@@ -126,9 +120,9 @@ class LoadedProgram:
                 launches = [
                     (
                         self._function(kernel.symbol, kernel.shared_bytes),
-                        _launch_config(kernel, early=number > 0 and _can_begin_early(program.device)),
+                        _launch_config(kernel),
                     )
-                    for number, kernel in enumerate(program.kernels)
+                    for kernel in program.kernels
                 ]
                 self._kernels = tuple((handle, config, ctypes.addressof(config)) for handle, config in launches)
         except driver.CUDADriverError as error:

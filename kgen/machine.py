@@ -61,6 +61,7 @@ class KernelPlan:
 
     ``work_items`` is how many tiles (times splits) the grid works through; ``grid`` is how many CTAs are launched.
     ``steps`` is the number of pipeline steps per work item. ``accumulators`` estimates live registers a thread.
+    ``begins_early``: it may begin before the kernel before it has ended, and waits itself for what that one writes.
     """
 
     symbol: str
@@ -72,6 +73,7 @@ class KernelPlan:
     steps: int
     ctas_per_sm: int
     accumulators: int
+    begins_early: bool = False
 
     def total(self, field: str) -> int:
         """Sum of one numeric field of :class:`Stage` over the stages."""

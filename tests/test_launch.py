@@ -110,10 +110,11 @@ def test_kernels_are_launched_in_order_with_their_shapes_and_parameters(driver, 
     assert driver.launches == shapes
 
 
-@pytest.mark.parametrize(("arch", "early"), [("sm_90", [False, True]), ("sm_89", [False, False])])
-def test_later_kernels_may_begin_early_where_the_gpu_can(driver, program, arch, early):
-    LoadedProgram(replace(program, device=replace(program.device, arch=arch)), CUBIN).launch(16, 16, 16, 16, 1, 0)
-    assert driver.early == early
+def test_a_kernel_begins_early_where_its_plan_says_so(driver, program):
+    first, second = program.kernels
+    kernels = (first, replace(second, begins_early=True))
+    LoadedProgram(replace(program, kernels=kernels), CUBIN).launch(16, 16, 16, 16, 1, 0)
+    assert driver.early == [False, True]
 
 
 def test_the_callers_current_device_is_restored(driver, program):

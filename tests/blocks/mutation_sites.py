@@ -24,6 +24,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     "commit": ("cp_async_commit", "wgmma_commit"),
     "start": ("mbarrier_init", "bulk_copy"),
     "hint": ("wgmma_pin", "raise_registers", "lower_registers"),
+    "order": ("wait_for_kernel_before", "let_kernel_after_begin"),
     "expectation": ("mbarrier_arrive_expect",),
     "mask": ("inside",),
     "guard": ("if",),

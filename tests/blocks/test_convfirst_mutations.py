@@ -34,12 +34,15 @@ LEAST_SITES = {
     "wrapper": 10,
     "guard": 3,
     "hint": 10,
+    "order": 4,
 }
 
 EXCUSED = (
     ("hint wgmma_pin", "", "it holds back a compiler that moves accesses of registers; the emulator has none"),
     ("hint raise_registers", "", "a CPU has no registers to share"),
     ("hint lower_registers", "", "a CPU has no registers to share"),
+    ("order wait_for_kernel_before", "", "the emulator runs kernels one after the other"),
+    ("order let_kernel_after_begin", "", "the emulator runs kernels one after the other"),
     ("wait wgmma_wait<0>", "Nothing is under way here", "it only tells ptxas that the accumulators are free"),
     (
         "barrier __syncwarp",

@@ -212,6 +212,7 @@ def _workspace_stage(name: str, main: MainGeometry, channels: int, per_item: int
 def _pointwise_kernel(
     layer: PointwiseGeometry, problem: ConvFirst, config: PortableConfig, device: Device, in_dram: bool
 ) -> KernelPlan:
+    # It could begin early on sm_90, but at batch 1 that cost 1.5 us of 10 to 15: see docs/performance.md.
     ctas = max(1, ctas_per_sm(layer.shared_bytes, 32 * layer.warps, device))
     weight_bytes = 2 * layer.inputs * layer.outputs
     input_bytes = 2 * layer.pixels * layer.inputs

@@ -18,14 +18,18 @@ _BARRIER_BYTES = 8
 _STRIP_PITCH = pitch_bytes(32)
 
 
+def entry_registers(warpgroups: int) -> int:
+    """Registers of a thread as a kernel of ``warpgroups`` consumers and one of producers starts: a share, by eights."""
+    return min(255, 65536 // (128 * (warpgroups + 1))) // 8 * 8
+
+
 def consumer_registers(warpgroups: int) -> int:
     """Registers that setmaxnreg may give each thread of ``warpgroups`` consumers beside one warpgroup of producers.
 
-    A kernel starts with an equal share for every thread, in steps of 8 and at most 255; what the producers give up of
-    it goes to the consumers, again in steps of 8.
+    What the producers give up of the registers at entry goes to the consumers, in steps of 8.
     """
-    at_entry = min(255, 65536 // (128 * (warpgroups + 1))) // 8 * 8
-    return min(240, (at_entry * (warpgroups + 1) - PRODUCER_REGISTERS) // warpgroups // 8 * 8)
+    pool = entry_registers(warpgroups) * (warpgroups + 1)
+    return min(240, (pool - PRODUCER_REGISTERS) // warpgroups // 8 * 8)
 
 
 @dataclass(frozen=True)

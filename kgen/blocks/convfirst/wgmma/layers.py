@@ -122,6 +122,7 @@ def _matmul_kernel(
         steps=matmul.steps,
         ctas_per_sm=1,
         accumulators=matmul.accumulators,
+        begins_early=True,
     )
 
 

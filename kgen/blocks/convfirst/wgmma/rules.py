@@ -16,6 +16,7 @@ from kgen.blocks.convfirst.wgmma.geometry import (
     MatmulGeometry,
     consumer_registers,
     conv_kernel,
+    entry_registers,
     matmul_kernels,
 )
 from kgen.devices import Device
@@ -30,6 +31,10 @@ MAX_CONV_WARPS = 16
 _WARPGROUPS = (1, 2, 3)
 _REGISTER_OVERHEAD = 20
 """Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
+
+
+_INSTRUCTION_OVERHEAD = 30
+"""Registers beside the accumulators that one wgmma was seen to need at most (ptxas' C7602)."""
 
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
@@ -76,6 +81,13 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         "channels",
         f"the fused wgmma kernel has at most {MAX_COLUMNS} channels, one instruction's columns, but the problem has "
         f"{problem.channels}; use boundary='wgmma_layers'",
+    )
+    entry = entry_registers(config.warpgroups)
+    require(
+        problem.channels // 2 + _INSTRUCTION_OVERHEAD <= entry,
+        "warpgroups",
+        f"channels / 2 + {_INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
+        f"compiler holds wgmma to, but got {problem.channels} channels with {config.warpgroups} warpgroups; use fewer",
     )
     operands = get_args(options.Operand)
     require(
