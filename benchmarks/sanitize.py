@@ -31,7 +31,7 @@ from kgen.cases import make_case
 from kgen.devices import Device, find_device
 from kgen.errors import KgenError
 from kgen.machine import Program
-from kgen.render import render, template_digest
+from kgen.render import family_digest, render
 from kgen.tuned import Environment, TunedEntry, load_file
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +130,7 @@ def environment(device: Device, sanitizer: Sanitizer) -> dict[str, Any]:
         driver=f"{driver // 1000}.{driver % 1000 // 10}",
         nvrtc=env.nvrtc_version(),
         kgen=env.version(),
-        template_digest=template_digest(Problem.family),
+        template_digest=family_digest(Problem.family),
     )
     return asdict(described) | {"sanitizer": sanitizer.version()}
 

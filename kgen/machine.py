@@ -32,6 +32,11 @@ class Config(Protocol):
 
     @property
     def boundary(self) -> str: ...
+    @property
+    def template(self) -> str:
+        """The file that the kernels are rendered from."""
+        ...
+
     def to_json(self) -> dict[str, Any]: ...
 
 

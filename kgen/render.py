@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -33,10 +33,18 @@ def render(program: Program) -> Source:
     return Source(text, headers, _digest(text, headers))
 
 
-def template_digest(family: str) -> str:
-    """Digest of a family's templates and their headers: a tuned config made from others is stale."""
+def template_digest(template: str) -> str:
+    """Digest of a template, named as in :class:`Program`, and its headers: a tuned config made from others is stale."""
+    return _digest_of([template])
+
+
+def family_digest(family: str) -> str:
+    """Digest of all templates of a family and their headers: trials of a search over others cannot be compared."""
     template = re.compile(rf"{family}(_\w+)?\.cu\.j2")
-    names = sorted(entry.name for entry in files("kgen.templates").iterdir() if template.fullmatch(entry.name))
+    return _digest_of(sorted(one.name for one in files("kgen.templates").iterdir() if template.fullmatch(one.name)))
+
+
+def _digest_of(names: Sequence[str]) -> str:
     text = "".join(map(_read, names))
     return _digest(text, _headers(text))[:16]
 

@@ -89,12 +89,12 @@ def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) ->
 
 def _entries(problem: TunedProblem, device: Device, folder: Path | None) -> Iterator[Lookup]:
     """Every entry of the problem's block and this GPU, folder by folder."""
-    digest = _template_digest(problem.family)
     for place in (folder, user_tuned_dir(), packaged_dir()):
         path = None if place is None else _file(place, problem, device)
         if path is not None and _present(path):
             for entry in load_file(path).entries:
-                yield Lookup(entry, path, entry.problem == problem, entry.template_digest != digest, problem)
+                stale = entry.template_digest != _template_digest(entry.config.template)
+                yield Lookup(entry, path, entry.problem == problem, stale, problem)
 
 
 def _present(path: Path) -> bool:
@@ -139,10 +139,10 @@ def _file(folder: Path, problem: TunedProblem, device: Device) -> Path:
     return folder / problem.family / f"{device.slug}.json"
 
 
-def _template_digest(block: str) -> str:
+def _template_digest(template: str) -> str:
     from kgen.render import template_digest  # here, since the template engine is slow to import
 
-    return template_digest(block)
+    return template_digest(template)
 
 
 def _environment(entry: TunedEntry, device: Device) -> Environment:

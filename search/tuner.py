@@ -27,7 +27,7 @@ from kgen.devices import Device
 from kgen.emulator.toolchain import find_compiler
 from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
 from kgen.machine import Config, Program, attainable_efficiency, intensity
-from kgen.render import template_digest
+from kgen.render import family_digest, template_digest
 from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
@@ -136,7 +136,7 @@ class _Saver:
     def __init__(self, problem: TunedProblem, device: Device, folder: Path | None) -> None:
         self.problem = problem
         self.device = device
-        self.digest = template_digest(problem.family)
+        self.digest = family_digest(problem.family)
         self._folder = env.user_tuned_dir() if folder is None else folder
         self._before = self._entry_before()
 
@@ -175,7 +175,7 @@ class _Saver:
             trials=search.history.evaluated,
             seconds=search.seconds,
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            template_digest=self.digest,
+            template_digest=template_digest(best.config.template),
         )
 
 

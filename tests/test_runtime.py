@@ -212,7 +212,7 @@ class TestConfig:
 def runtime_digest():
     from kgen.render import template_digest
 
-    return template_digest("convfirst")
+    return template_digest("convfirst.cu.j2")
 
 
 def misaligned(x):

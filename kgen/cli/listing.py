@@ -61,7 +61,6 @@ def show(folder: Folder = None, as_json: AsJson = False) -> None:
 def _entries_table(file: TunedFile) -> Table:
     from kgen.render import template_digest
 
-    digest = template_digest(file.block)
     rows = table(
         "batch", "size", "channels", "expansion", "act", "dtype", "us", "how", "efficiency", "attainable", "trials"
     )
@@ -72,7 +71,7 @@ def _entries_table(file: TunedFile) -> Table:
         rows.add_row(
             *_problem_cells(entry.problem.to_json()),
             "" if latency_us is None else f"{latency_us:.1f}",
-            how if entry.template_digest == digest else f"{how}, stale",
+            how if entry.template_digest == template_digest(entry.config.template) else f"{how}, stale",
             f"{measured.efficiency:.1%}" if measured else "",
             f"{entry.attainable_efficiency:.1%}",
             str(entry.trials),

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from kgen.blocks.convfirst import Problem, default_config, draw, plan
 from kgen.blocks.convfirst.config import ConvFirstConfig, PortableConfig
+from kgen.cases import make_case
 from kgen.devices import Device, find_device
-from kgen.emulator import HostLibrary
+from kgen.emulator import HostLibrary, build
 from kgen.errors import EmulatorError, VerificationError
 from kgen.machine import KernelPlan, Program
 from kgen.render import Source, render
@@ -182,3 +185,24 @@ def random_config(
 def issued_flops(program: Program) -> int:
     """What the tensor cores execute, padding and recomputation included."""
     return sum(kernel.total("issued_flops") for kernel in program.kernels)
+
+
+def assert_nan_stays_near(one: Example, corner: int) -> None:
+    """A NaN in the first image's lower left or the last one's upper right pixel reaches its neighbours only."""
+    case, library = make_case(one.problem), build(one.source)
+    x = case.images[case.index]
+    row = one.problem.height - 1 if corner == 0 else 0
+    near = np.zeros(x.shape[:3], bool)
+    near[corner, max(row - 1, 0) : row + 2, slice(0, 2) if corner == 0 else slice(-2, None)] = True
+
+    def run() -> Any:
+        y = np.full_like(x, np.nan)
+        library.launch(one.program, x, case.packed, y, batch=one.problem.batch)
+        return y.astype(np.float32)
+
+    clean = run()
+    x[corner, row, corner] = np.nan
+    spoiled = run()
+    assert np.isfinite(clean).all()
+    assert np.array_equal(spoiled[~near], clean[~near])
+    assert np.isnan(spoiled[corner, row, corner]).all()

@@ -6,9 +6,8 @@ import random
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from convfirst_programs import H200, RUNS, Example
+from convfirst_programs import H200, RUNS, Example, assert_nan_stays_near
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from wgmma_programs import HOPPER_EXAMPLES, WGMMA_FUSED, WGMMA_LAYERS
@@ -42,24 +41,7 @@ def test_a_variant_is_right_in_every_order(name: str) -> None:
 @pytest.mark.parametrize("corner", [0, -1])
 def test_a_nan_pixel_reaches_its_neighbours_only(name: str, corner: int) -> None:
     """Masked taps and padding are left out, or zeros: 0 x NaN would be NaN."""
-    one = HOPPER_EXAMPLES[name]
-    case, library = make_case(one.problem), build(one.source)
-    x = case.images[case.index]
-    row = one.problem.height - 1 if corner == 0 else 0
-    near = np.zeros(x.shape[:3], bool)
-    near[corner, max(row - 1, 0) : row + 2, slice(0, 2) if corner == 0 else slice(-2, None)] = True
-
-    def run() -> Any:
-        y = np.full_like(x, np.nan)
-        library.launch(one.program, x, case.packed, y, batch=one.problem.batch)
-        return y.astype(np.float32)
-
-    clean = run()
-    x[corner, row, corner] = np.nan
-    spoiled = run()
-    assert np.isfinite(clean).all()
-    assert np.array_equal(spoiled[~near], clean[~near])
-    assert np.isnan(spoiled[corner, row, corner]).all()
+    assert_nan_stays_near(HOPPER_EXAMPLES[name], corner)
 
 
 @pytest.mark.parametrize("name", ["smallest", "z in shared memory", "rows of images", "deferred"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from kgen.errors import ProblemError
 
@@ -68,6 +68,8 @@ class PortableConfig:
     """Input channels per pipeline step."""
     project_stages: int | None = None
 
+    template: ClassVar[str] = "convfirst.cu.j2"
+
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
         return asdict(self)
@@ -93,6 +95,8 @@ class WgmmaFusedConfig:
     conv_output: Operand
     """Where the expand matmul finds its A operand: fragments held in registers, or shared memory."""
     sigmoid: Sigmoid
+
+    template: ClassVar[str] = "convfirst_wgmma_fused.cu.j2"
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
@@ -126,6 +130,8 @@ class WgmmaLayersConfig:
     project_stages: int
     project_deferred: bool
     sigmoid: Sigmoid
+
+    template: ClassVar[str] = "convfirst_wgmma_layers.cu.j2"
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""

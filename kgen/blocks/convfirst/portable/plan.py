@@ -33,7 +33,7 @@ def plan(problem: ConvFirst, config: PortableConfig, device: Device) -> Program:
         config=config,
         device=device,
         arch=device.arch,
-        template="convfirst.cu.j2",
+        template=config.template,
         fields={
             "boundary": config.boundary,
             "storage": STORAGE[problem.dtype],

@@ -44,8 +44,7 @@ def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
 
 
 def _check_values(config: PortableConfig) -> None:
-    for name in PortableConfig.__dataclass_fields__:
-        value = getattr(config, name)
+    for name, value in config.to_json().items():
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 allowed = ", ".join(_CHOICES[name])

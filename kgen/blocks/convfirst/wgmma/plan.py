@@ -29,7 +29,7 @@ def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
         config=config,
         device=device,
         arch=f"{device.arch}a",
-        template=f"convfirst_{config.boundary}.cu.j2",
+        template=config.template,
         fields={"storage": STORAGE[problem.dtype], "activation": problem.activation, "sigmoid": config.sigmoid},
         constants={
             "CHANNELS": problem.channels,
