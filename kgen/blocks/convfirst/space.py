@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from kgen.blocks.convfirst import portable, wgmma
-from kgen.blocks.convfirst.config import ConvFirstConfig, PortableConfig
+from kgen.blocks.convfirst.config import SIDES, ConvFirstConfig, PortableConfig
 from kgen.blocks.convfirst.portable.space import Choices, default_config
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
@@ -25,9 +25,9 @@ def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstCon
     """A random config of a random side; None where it breaks a rule after all."""
     values = choices(problem, device)
     side = rng.choice(list(values))
-    if side.startswith("wgmma"):
-        return relax(problem, wgmma.draw(side, values[side], rng), device)
-    return relax(problem, portable.draw(problem, side, values[side], rng), device)
+    if SIDES[side] is PortableConfig:
+        return relax(problem, portable.draw(problem, side, values[side], rng), device)
+    return relax(problem, wgmma.draw(side, values[side], rng), device)
 
 
 def relax(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> ConvFirstConfig | None:

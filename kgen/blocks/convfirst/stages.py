@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kgen.blocks.convfirst.config import Sigmoid
-from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
-from kgen.machine import Stage
+from kgen.blocks.convfirst.problem import ConvFirst
 
 STORAGE = {"float16": "f16", "bfloat16": "bf16"}
 """The templates' name of a dtype."""
@@ -26,44 +25,3 @@ _SPECIAL = {"silu": {"exp2": 2, "tanh": 1}, "gelu_tanh": {"exp2": 2, "tanh": 1},
 def special_operations(problem: ConvFirst, sigmoid: Sigmoid, elements: int) -> int:
     """Special-function operations that activate ``elements``."""
     return elements * _SPECIAL.get(problem.activation, {}).get(sigmoid, 0)
-
-
-def output_stage(problem: ConvFirst, staged_elements: int) -> Stage:
-    """Residual read and output write; the residual's x is in L2 from the conv's reads, or comes from DRAM once."""
-    y_bytes = 2 * problem.pixels * problem.channels
-    return Stage(
-        "residual and store y" if problem.residual else "store y",
-        "store",
-        dram_bytes=y_bytes,
-        l2_bytes=y_bytes * (2 if problem.residual else 1),
-        shared_bytes=4 * staged_elements,
-    )
-
-
-def conv_stage(problem: ConvFirst, fragments: int, shared_bytes: int) -> Stage:
-    """The convolution, executed on ``fragments`` of 16 pixels of a group."""
-    return Stage(
-        "grouped conv",
-        "conv",
-        flops=2 * problem.pixels * problem.channels * GROUP_WIDTH * KERNEL_SIZE**2,
-        issued_flops=fragments * CONV_FRAGMENT_FLOPS,
-        shared_bytes=shared_bytes,
-    )
-
-
-def wgmma_stage(name: str, problem: ConvFirst, computed: int, shared_bytes: int) -> Stage:
-    """Expand or project, executed on ``computed`` pixels by wgmma."""
-    flops = 2 * problem.channels * problem.hidden
-    return Stage(
-        name,
-        "matmul",
-        flops=problem.pixels * flops,
-        issued_flops=computed * flops,
-        shared_bytes=shared_bytes,
-        unit="wgmma",
-    )
-
-
-def activate_stage(problem: ConvFirst, sigmoid: Sigmoid, computed: int) -> Stage:
-    """The activation of the hidden channels of ``computed`` pixels."""
-    return Stage("activation", "activate", special=special_operations(problem, sigmoid, computed * problem.hidden))

@@ -9,7 +9,7 @@ from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.portable.rules import check, ctas_per_sm
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
-from kgen.blocks.convfirst.stages import CONV_FRAGMENT_FLOPS, STORAGE, output_stage, special_operations
+from kgen.blocks.convfirst.stages import CONV_FRAGMENT_FLOPS, STORAGE, special_operations
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 
@@ -110,7 +110,7 @@ def _main_kernel(main: MainGeometry, device: Device, in_dram: bool) -> KernelPla
         stages += [_expand_stage(main), _activate_stage(main)]
     if main.fused:
         staged = main.items * main.config.pixels * main.outputs_per_item
-        stages += [_project_stage(main), output_stage(main.problem, staged)]
+        stages += [_project_stage(main), _output_stage(main.problem, staged)]
     elif not main.conv_only:
         stages += [_workspace_stage("store hidden", main, main.problem.hidden, main.hidden_per_item, in_dram)]
     return KernelPlan(
@@ -197,6 +197,18 @@ def _project_stage(main: MainGeometry) -> Stage:
     )
 
 
+def _output_stage(problem: ConvFirst, staged_elements: int) -> Stage:
+    """Residual read and output write; the residual's x is in L2 from the conv's reads, or comes from DRAM once."""
+    y_bytes = 2 * problem.pixels * problem.channels
+    return Stage(
+        "residual and store y" if problem.residual else "store y",
+        "store",
+        dram_bytes=y_bytes,
+        l2_bytes=y_bytes * (2 if problem.residual else 1),
+        shared_bytes=4 * staged_elements,
+    )
+
+
 def _workspace_stage(name: str, main: MainGeometry, channels: int, per_item: int, in_dram: bool) -> Stage:
     """Write an intermediate tensor of ``channels`` channels, ``per_item`` of them by each work item."""
     tensor_bytes = 2 * main.problem.pixels * channels
@@ -252,7 +264,7 @@ def _pointwise_ends(
     """What follows a pointwise kernel's matmul: activation and hidden tensor, or residual and y."""
     if last:
         x_bytes = 2 * problem.pixels * problem.channels if problem.residual else 0
-        end = output_stage(problem, outputs)
+        end = _output_stage(problem, outputs)
         return (replace(end, dram_bytes=end.dram_bytes + x_bytes),)  # x left L2 behind, unlike in the fused kernel
     tensor_bytes = 2 * problem.pixels * layer.channels
     store = Stage(

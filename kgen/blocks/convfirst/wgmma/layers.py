@@ -5,7 +5,6 @@ from __future__ import annotations
 from kgen.blocks.convfirst.config import WgmmaLayersConfig
 from kgen.blocks.convfirst.layout import ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.stages import activate_stage, conv_stage, wgmma_stage
 from kgen.blocks.convfirst.wgmma.geometry import (
     CORE_BLOCK,
     PRODUCER_REGISTERS,
@@ -15,7 +14,7 @@ from kgen.blocks.convfirst.wgmma.geometry import (
     conv_kernel,
     matmul_kernels,
 )
-from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
+from kgen.blocks.convfirst.wgmma.parts import Constants, Parts, activate_stage, conv_stage, wgmma_stage
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage
 
