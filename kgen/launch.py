@@ -19,6 +19,7 @@ from kgen.machine import KernelPlan, Program
 
 _PARAMETERS = struct.Struct("QQQQi")  # x, weights, hidden, y, batch: the signature that every kernel shares
 _OFFSETS = (0, 8, 16, 24, 32)
+_CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _ALL_SHARED = 100  # the carveout, in percent: kernels stage everything themselves and need no L1
 
@@ -39,9 +40,14 @@ class _ParameterBlock:
 
 
 class _Attribute(ctypes.Structure):
-    """CUlaunchAttribute with a value of one integer."""
+    """CUlaunchAttribute with a value of up to three integers."""
 
-    _fields_ = (("id", ctypes.c_int), ("padding", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60))
+    _fields_ = (
+        ("id", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("value", ctypes.c_uint * 3),
+        ("rest", ctypes.c_char * 52),
+    )
 
 
 class _LaunchConfig(ctypes.Structure):
@@ -58,13 +64,17 @@ class _LaunchConfig(ctypes.Structure):
 
 
 def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
-    attributes = (_Attribute * 1)(_Attribute(id=_PROGRAMMATIC_SERIALIZATION, value=1))
+    wanted = []
+    if kernel.cluster > 1:
+        wanted.append(_Attribute(id=_CLUSTER_DIMENSION, value=(kernel.cluster, 1, 1)))
+    if kernel.begins_early:
+        wanted.append(_Attribute(id=_PROGRAMMATIC_SERIALIZATION, value=(1, 0, 0)))
     return _LaunchConfig(
         grid=(kernel.grid, 1, 1),
         block=(kernel.threads, 1, 1),
         shared_bytes=kernel.shared_bytes,
-        attributes=attributes,
-        attribute_count=1 if kernel.begins_early else 0,
+        attributes=(_Attribute * len(wanted))(*wanted),
+        attribute_count=len(wanted),
     )
 
 

@@ -67,6 +67,7 @@ class KernelPlan:
     ``work_items`` is how many tiles (times splits) the grid works through; ``grid`` is how many CTAs are launched.
     ``steps`` is the number of pipeline steps per work item. ``accumulators`` estimates live registers a thread.
     ``begins_early``: it may begin before the kernel before it has ended, and waits itself for what that one writes.
+    ``cluster``: so many neighbouring CTAs run together and reach each other's shared memory; it divides ``grid``.
     """
 
     symbol: str
@@ -79,6 +80,7 @@ class KernelPlan:
     ctas_per_sm: int
     accumulators: int
     begins_early: bool = False
+    cluster: int = 1
 
     def total(self, field: str) -> int:
         """Sum of one numeric field of :class:`Stage` over the stages."""

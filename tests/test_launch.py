@@ -30,7 +30,7 @@ class FakeDriver:
         import cupy.cuda.function
         from cupy_backends.cuda.api import driver, runtime
 
-        self.current, self.launches, self.early, self.attributes, self.refuses = 1, [], [], [], False
+        self.current, self.launches, self.chosen, self.attributes, self.refuses = 1, [], [], [], False
         self.error = driver.CUDADriverError
         fake = self
 
@@ -66,9 +66,8 @@ class FakeDriver:
         if self.refuses:
             return 1
         config = launch._LaunchConfig.from_address(config_address)
-        (gx, gy, gz), (bx, by, bz), early = config.grid, config.block, config.attribute_count
+        (gx, gy, gz), (bx, by, bz) = config.grid, config.block
         assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, None)
-        assert [(one.id, one.value) for one in config.attributes[:early]] == [(6, 1)] * early
         addresses = (ctypes.c_void_p * 5).from_address(parameters)
         pointers = [ctypes.c_uint64.from_address(address).value for address in addresses[:4]]
         batch = ctypes.c_int.from_address(addresses[4]).value
@@ -76,7 +75,7 @@ class FakeDriver:
         self.launches.append(
             (self.current, handle, gx, bx, config.shared_bytes, config.stream or 0, (*pointers, batch))
         )
-        self.early.append(bool(early))
+        self.chosen.append([(one.id, *one.value) for one in config.attributes[: config.attribute_count]])
         return 0
 
 
@@ -110,11 +109,11 @@ def test_kernels_are_launched_in_order_with_their_shapes_and_parameters(driver, 
     assert driver.launches == shapes
 
 
-def test_a_kernel_begins_early_where_its_plan_says_so(driver, program):
+def test_a_kernel_begins_early_and_in_clusters_where_its_plan_says_so(driver, program):
     first, second = program.kernels
-    kernels = (first, replace(second, begins_early=True))
+    kernels = (first, replace(second, begins_early=True), replace(first, cluster=4, begins_early=True))
     LoadedProgram(replace(program, kernels=kernels), CUBIN).launch(16, 16, 16, 16, 1, 0)
-    assert driver.early == [False, True]
+    assert driver.chosen == [[], [(6, 1, 0, 0)], [(4, 4, 1, 1), (6, 1, 0, 0)]]
 
 
 def test_the_callers_current_device_is_restored(driver, program):
