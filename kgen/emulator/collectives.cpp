@@ -121,7 +121,7 @@ void warp_barrier(unsigned mask, Site site) {
     release();
 }
 
-void fence_proxy_async() { state.shadow.proxied[threadIdx.x] = tick(); }
+void fence_proxy_async() { state.cta->shadow.proxied[threadIdx.x] = tick(); }
 
 void trap(Site site) {
     fail("a kernel must not trap, but kernel %s, block %u, thread %u, traps at %s; meet the condition it checks",

@@ -1,5 +1,6 @@
 // Asynchronous copies to shared memory. Each holds its bytes from its issue until it is waited for, and counts as a
-// write at that moment: cp.async by its thread's wait or by a barrier that arrives after it, bulk copies by a barrier.
+// write at that moment: cp.async by its thread's wait, bulk copies by a barrier. Those to another CTA also read this
+// one's shared memory until then.
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,18 +9,21 @@
 namespace emulator {
 namespace {
 
-// What a barrier will count, once it happens: a bulk copy, or an arrival after cp.async (then `shared` is null).
+// A bulk copy, which a barrier will count once it happens.
 struct Deferred {
     unsigned char* shared;
-    const unsigned char* global;
+    const unsigned char* source;
     uint32_t bytes;
-    uint32_t arrival;
+    Cta* cta;
     uint16_t thread, barrier;
     Site site;
+    Cta* from = nullptr;  // a copy between CTAs: where it was started, its number there, and what was known
+    uint32_t number = 0;
+    Known* known = nullptr;
 };
 
 Deferred* deferred;
-uint32_t deferred_count, deferred_capacity, arrivals;
+uint32_t deferred_count, deferred_capacity;
 
 template <class T>
 T* grow(T* array, uint32_t& capacity) {
@@ -29,7 +33,7 @@ T* grow(T* array, uint32_t& capacity) {
     return static_cast<T*>(grown);
 }
 
-Word* words_at(const unsigned char* shared) { return state.shadow.words + (shared - state.shared) / 4; }
+Word* words_at(const unsigned char* shared) { return state.cta->shadow.words + (shared - state.cta->shared) / 4; }
 
 void land(AsyncCopy& copy) {
     if (copy.landed) return;
@@ -56,12 +60,6 @@ void settle(unsigned char* shared, unsigned bytes, uint16_t writer, uint32_t sta
     }
 }
 
-void finish(AsyncCopy& copy, uint16_t writer, uint32_t stamp) {
-    land(copy);
-    if (!copy.finished) settle(copy.shared, 16, writer, stamp);
-    copy.finished = true;
-}
-
 void append(const Deferred& work) {
     if (deferred_count == deferred_capacity) deferred = grow(deferred, deferred_capacity);
     deferred[deferred_count++] = work;
@@ -70,27 +68,41 @@ void append(const Deferred& work) {
 void complete(uint32_t index) {
     const Deferred work = deferred[index];
     deferred[index] = deferred[--deferred_count];
+    enter(*work.cta);
     const uint32_t stamp = ++state.stamp;
-    Clock& clock = state.barriers[work.barrier].current;
-    if (work.shared) {
-        memcpy(work.shared, work.global, work.bytes);
-        settle(work.shared, work.bytes, bulk_actor(work.barrier), stamp);
-        clock.until[bulk_actor(work.barrier)] = stamp + 1;
-        count_bytes(work.barrier, work.bytes, work.thread, work.site);
-        return;
+    Clock& clock = state.cta->barriers[work.barrier].current;
+    memcpy(work.shared, work.source, work.bytes);
+    settle(work.shared, work.bytes, bulk_actor(work.barrier), stamp);
+    clock.until[bulk_actor(work.barrier)] = stamp + 1;
+    if (work.from) {
+        work.from->sent[work.number].stamp = stamp;
+        receive_clock(clock, work.known);
+        free(work.known);
     }
-    Thread& thread = state.threads[work.thread];
-    for (uint32_t i = thread.first; i < thread.last; ++i)
-        if (thread.copies[i].arrival == work.arrival) finish(thread.copies[i], copy_actor(work.barrier), stamp);
-    while (thread.first < thread.last && thread.copies[thread.first].finished) ++thread.first;
-    clock.until[copy_actor(work.barrier)] = stamp + 1;
-    count_arrival(work.barrier, work.thread, work.site);
+    count_bytes(work.barrier, work.bytes, work.thread, work.site);
 }
 
-bool is_waited_for(unsigned barrier) {
-    for (unsigned w = 0; w < state.launch->threads / 32; ++w)
-        if (state.warps[w].progress == Progress::at_mbarrier && state.warps[w].barrier == barrier) return true;
+bool is_waited_for(const Deferred& work) {
+    for (unsigned w = 0; w < warps_per_cta(); ++w)
+        if (work.cta->warps[w].progress == Progress::at_mbarrier && work.cta->warps[w].barrier == work.barrier)
+            return true;
     return false;
+}
+
+void check_bytes(unsigned bytes, const char* what, Site site) {
+    if (bytes % 16 || !bytes)
+        fail(
+            "%s must copy a positive multiple of 16 bytes, but kernel %s, block %u, thread %u, at %s copies %u; pad "
+            "the tile",
+            what, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), bytes);
+}
+
+// Between its start and its end, a copy's destination holds poison.
+void begin_flight(Cta& owner, uint64_t offset, unsigned bytes, unsigned barrier) {
+    Word* word = owner.shadow.words + offset / 4;
+    for (unsigned i = 0; i < bytes / 4; ++i) word[i].in_flight = static_cast<uint16_t>(kBulk | (threadIdx.x + 1));
+    memset(owner.shared + offset, kPoison, bytes);
+    owner.barriers[barrier].issued += bytes;
 }
 
 }  // namespace
@@ -103,7 +115,7 @@ void land_at_random() {
 bool land_needed() {
     uint32_t eligible = 0, chosen = 0;
     for (uint32_t i = 0; i < deferred_count; ++i)
-        if (is_waited_for(deferred[i].barrier) && next_random() % ++eligible == 0) chosen = i;
+        if (is_waited_for(deferred[i]) && next_random() % ++eligible == 0) chosen = i;
     if (eligible) complete(chosen);
     return eligible;
 }
@@ -118,11 +130,7 @@ void copy_async(void* shared, const void* global, bool valid, Site site) {
     if (thread.first == thread.last) thread.first = thread.last = 0;
     if (thread.last == thread.capacity) thread.copies = grow(thread.copies, thread.capacity);
     thread.copies[thread.last++] = {static_cast<unsigned char*>(shared),
-                                    valid ? static_cast<const unsigned char*>(global) : nullptr,
-                                    thread.open_group,
-                                    0,
-                                    0,
-                                    false,
+                                    valid ? static_cast<const unsigned char*>(global) : nullptr, thread.open_group,
                                     false};
     land_at_random(thread);
 }
@@ -138,62 +146,67 @@ void wait_async(unsigned pending) {
     for (; thread.first < thread.last; ++thread.first) {
         AsyncCopy& copy = thread.copies[thread.first];
         if (thread.open_group - copy.group <= pending) break;
-        if (copy.arrival) {
-            finish(copy, copy_actor(copy.barrier), ++state.stamp);
-            state.barriers[copy.barrier].current.until[copy_actor(copy.barrier)] = state.stamp + 1;
-        } else {
-            finish(copy, static_cast<uint16_t>(threadIdx.x), current_warp().stamp);
-        }
-    }
-    // Copies that a barrier has taken over are known to their own thread, too.
-    for (unsigned i = 0; i < state.barrier_count; ++i)
-        if (thread.arrives_on[i]) current_clock().until[copy_actor(i)] = state.barriers[i].current.until[copy_actor(i)];
-}
-
-void mbarrier_arrive_after_copies(void* barrier, Site site) {
-    const auto index = static_cast<uint16_t>(find_barrier(barrier, "mbarrier_arrive_after_copies", site));
-    Thread& thread = current_thread();
-    append({nullptr, nullptr, 0, ++arrivals, static_cast<uint16_t>(threadIdx.x), index, site});
-    thread.arrives_on[index] = true;
-    for (uint32_t i = thread.first; i < thread.last; ++i) {
-        AsyncCopy& copy = thread.copies[i];
-        if (!copy.arrival) copy.arrival = arrivals, copy.barrier = index;
+        land(copy);
+        settle(copy.shared, 16, static_cast<uint16_t>(threadIdx.x), current_warp().stamp);
     }
 }
 
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site) {
     const auto index = static_cast<uint16_t>(find_barrier(barrier, "bulk_copy", site));
-    if (bytes % 16 || !bytes)
-        fail(
-            "bulk_copy must copy a positive multiple of 16 bytes, but kernel %s, block %u, thread %u, at %s copies %u; "
-            "pad the tile",
-            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), bytes);
+    check_bytes(bytes, "bulk_copy", site);
     check_global_span(global, bytes, 16, false, "bulk_copy", site);
     const uint64_t offset = check_shared_span(shared, bytes, 16, true, "bulk_copy", threadIdx.x, site);
     const Access access = {"bulk_copy", static_cast<uint16_t>(threadIdx.x), current_warp().stamp, site, intern(site)};
     note_write(offset, bytes, access);
-    Word* word = words_at(static_cast<unsigned char*>(shared));
-    for (unsigned i = 0; i < bytes / 4; ++i) word[i].in_flight = static_cast<uint16_t>(kBulk | (threadIdx.x + 1));
-    memset(shared, kPoison, bytes);
-    state.barriers[index].issued += bytes;
-    append({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), bytes, 0,
+    begin_flight(*state.cta, offset, bytes, index);
+    append({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), bytes, state.cta,
             static_cast<uint16_t>(threadIdx.x), index, site});
+}
+
+void bulk_copy_to_cta(const void* p, unsigned bytes, unsigned rank, const void* barrier, Site site) {
+    const char* const what = "bulk_copy_to_cta";
+    Cta &self = *state.cta, &owner = find_receiver(rank, what, site);
+    check_bytes(bytes, what, site);
+    const uint64_t offset = check_shared_span(p, bytes, 16, false, what, threadIdx.x, site);
+    const auto index = static_cast<uint16_t>(find_barrier_away(owner, barrier, what, site));
+    const auto thread = static_cast<uint16_t>(threadIdx.x);
+    Access access = {what, thread, current_warp().stamp, site, intern(site)};
+    note_sent(offset, bytes, access);
+    access.actor = static_cast<uint16_t>(kAway | (self.rank * kMaxThreads + thread));
+    note_write_away(owner, offset, bytes, access);
+    begin_flight(owner, offset, bytes, index);
+    if (self.sent_count == self.sent_capacity) self.sent = grow(self.sent, self.sent_capacity);
+    self.sent[self.sent_count] = {static_cast<uint32_t>(offset), bytes, 0,   thread,
+                                  static_cast<uint16_t>(rank),   index, site};
+    append({owner.shared + offset, self.shared + offset, bytes, &owner, thread, index, site, &self,
+            self.sent_count++, snapshot_clock()});
 }
 
 // Copies that nobody waited for are dropped; of bulk copies, end_cta_barriers has complained.
 void end_cta_copies() {
     for (unsigned t = 0; t < state.launch->threads; ++t) {
-        Thread& thread = state.threads[t];
+        Thread& thread = state.cta->threads[t];
         for (uint32_t i = thread.first; i < thread.last; ++i)
             for (unsigned j = 0; j < 4; ++j) words_at(thread.copies[i].shared)[j].in_flight = 0;
         thread.first = thread.last = 0;
-        memset(thread.arrives_on, 0, sizeof(thread.arrives_on));
     }
-    deferred_count = 0;
+    for (uint32_t i = deferred_count; i--;)
+        if (deferred[i].cta == state.cta) deferred[i] = deferred[--deferred_count];
+    for (uint32_t i = 0; i < state.cta->sent_count; ++i) {
+        const Sent& copy = state.cta->sent[i];
+        Word* word = state.cta->shadow.words + copy.offset / 4;
+        for (Word* end = word + copy.bytes / 4; word < end; ++word) word->held &= ~kSent;
+    }
+    state.cta->sent_count = 0;
+}
+
+void free_cta_copies() {
+    for (unsigned t = 0; state.cta->threads && t < state.launch->threads; ++t) free(state.cta->threads[t].copies);
+    free(state.cta->sent);
 }
 
 void free_copies() {
-    for (unsigned t = 0; state.threads && t < state.launch->threads; ++t) free(state.threads[t].copies);
+    for (uint32_t i = 0; i < deferred_count; ++i) free(deferred[i].known);
     free(deferred);
     deferred = nullptr;
     deferred_count = deferred_capacity = 0;

@@ -20,6 +20,7 @@ Completion = Literal["late", "random"]
 Array = NDArray[Any]
 
 MAX_THREADS = 1024
+MAX_CLUSTER = 16
 ALIGNMENT_BYTES = 16
 TIME_LIMIT_S = 600.0
 _MESSAGE_BYTES = 2048
@@ -44,6 +45,7 @@ class _Launch(ctypes.Structure):
         ("buffers", _Buffer * 4),
         ("grid", ctypes.c_uint32),
         ("threads", ctypes.c_uint32),
+        ("cluster", ctypes.c_uint32),
         ("shared_bytes", ctypes.c_uint64),
         ("batch", ctypes.c_int32),
         ("late", ctypes.c_int32),
@@ -80,6 +82,7 @@ class HostLibrary:
         hidden: Array | None,
         y: Array,
         batch: int,
+        cluster: int = 1,
         seed: int = 0,
         completion: Completion = "late",
         time_limit_s: float = TIME_LIMIT_S,
@@ -91,6 +94,7 @@ class HostLibrary:
             grid: CTAs. threads: threads of a CTA. shared_bytes: its dynamic shared memory.
             x, weights: C-contiguous, 16-byte aligned arrays of 2-byte and 1-byte elements; read-only to the kernel.
             hidden: workspace, or None for a null pointer. y: written, 2-byte elements.
+            cluster: neighbouring CTAs that run together and reach each other's shared memory; it divides ``grid``.
             seed: of the order in which warps run and, with ``completion="random"``, of when copies land.
             completion: asynchronous copies and wgmma land at the wait that needs them ("late") or at random before.
             time_limit_s: a launch that goes on longer is ended, if it still reaches barriers.
@@ -99,7 +103,7 @@ class HostLibrary:
             ArrayError: an array breaks its rule.
             EmulatorError: the launch shape is illegal, or the kernel did something illegal.
         """
-        _check_launch(grid, threads, shared_bytes, completion)
+        _check_launch(grid, threads, cluster, shared_bytes, completion)
         try:
             entry = ctypes.cast(getattr(self._library, symbol), ctypes.c_void_p)
         except AttributeError:
@@ -118,6 +122,7 @@ class HostLibrary:
             buffers=(_Buffer * 4)(*buffers),
             grid=grid,
             threads=threads,
+            cluster=cluster,
             shared_bytes=shared_bytes,
             batch=batch,
             late=completion == "late",
@@ -156,18 +161,25 @@ class HostLibrary:
                 hidden=hidden,
                 y=y,
                 batch=batch,
+                cluster=kernel.cluster,
                 seed=seed,
                 completion=completion,
             )
 
 
-def _check_launch(grid: int, threads: int, shared_bytes: int, completion: str) -> None:
+def _check_launch(grid: int, threads: int, cluster: int, shared_bytes: int, completion: str) -> None:
     if threads % 32 or not 32 <= threads <= MAX_THREADS:
         raise EmulatorError(
             f"threads must be a multiple of 32 from 32 to {MAX_THREADS}, but got threads={threads}; use whole warps"
         )
     if not 1 <= grid < 2**31:
         raise EmulatorError(f"grid must be from 1 to 2**31 - 1, but got grid={grid}; launch at least one CTA")
+    if not 1 <= cluster <= MAX_CLUSTER:
+        raise EmulatorError(f"cluster must be from 1 to {MAX_CLUSTER}, but got cluster={cluster}; group fewer CTAs")
+    if grid % cluster:
+        raise EmulatorError(
+            f"cluster must divide grid, but got cluster={cluster} and grid={grid}; launch whole clusters"
+        )
     if not 0 <= shared_bytes < 2**20 or shared_bytes % 4:
         raise EmulatorError(
             f"shared_bytes must be a multiple of 4 below 1 MiB, but got shared_bytes={shared_bytes}; round it up"

@@ -76,7 +76,7 @@ void check_descriptor(unsigned long long descriptor, unsigned first, unsigned ro
 template <float (*widen)(uint32_t)>
 void load_core_matrix(const CoreMatrix& from, float (&out)[8][8]) {
     uint16_t bits[8][8];
-    for (unsigned row = 0; row < 8; ++row) memcpy(bits[row], state.shared + from.row(row), 16);
+    for (unsigned row = 0; row < 8; ++row) memcpy(bits[row], state.cta->shared + from.row(row), 16);
     widen_all<widen>(bits, out);
 }
 

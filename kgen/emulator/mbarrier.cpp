@@ -19,14 +19,14 @@ struct Wait {
 // The barrier can be used by other threads only after a fence of the thread that initialised it, and __syncthreads.
 void check_visible(const Mbarrier& barrier, bool warp_wide, const char* what, Site site) {
     if (!warp_wide && barrier.initialiser == threadIdx.x) return;
-    const char* lacks = !barrier.fence_stamp                ? "mbarrier_init_fence"
-                        : barrier.fence_stamp > state.epoch ? "__syncthreads"
-                                                            : nullptr;
-    if (!lacks) return;
+    if (barrier.fence_stamp &&
+        (barrier.fence_stamp <= state.cta->epoch || barrier.fence_stamp < current_clock().until[barrier.initialiser]))
+        return;
     fail(
         "an mbarrier's initialisation must be followed by mbarrier_init_fence of the same thread and by __syncthreads "
         "before other threads use it, but kernel %s, block %u, thread %u, calls %s at %s without %s since %s; add it",
-        state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), lacks, text(barrier.site));
+        state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site),
+        barrier.fence_stamp ? "__syncthreads" : "mbarrier_init_fence", text(barrier.site));
 }
 
 uint64_t check_address(const void* p, const char* what, Site site) {
@@ -49,10 +49,12 @@ int64_t phase_of(const Mbarrier& barrier, unsigned parity) {
     return static_cast<int64_t>(barrier.phase) - (barrier.phase % 2 != parity);
 }
 
-void take_over(unsigned warp, unsigned index) { acquire_clock(warp, state.barriers[index].complete); }
+void take_over(unsigned warp, unsigned index) {
+    acquire_clock(state.cta->shadow.clocks[warp], state.cta->barriers[index].complete);
+}
 
 void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
-    Mbarrier& barrier = state.barriers[index];
+    Mbarrier& barrier = state.cta->barriers[index];
     if (barrier.arrived < barrier.arrivals || barrier.missing > 0) return;
     if (barrier.missing < 0 || barrier.issued) {
         complain(
@@ -65,9 +67,9 @@ void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
     }
     barrier.arrived = 0;
     barrier.current.until[phase_actor(index)] = ++barrier.phase;
-    memcpy(&barrier.complete, &barrier.current, sizeof(Clock));
+    copy_clock(barrier.complete, barrier.current);
     for (unsigned w = 0; w < state.launch->threads / 32; ++w) {
-        Warp& warp = state.warps[w];
+        Warp& warp = state.cta->warps[w];
         if (warp.progress != Progress::at_mbarrier || warp.barrier != index) continue;
         take_over(w, index);
         warp.progress = Progress::runnable;
@@ -78,86 +80,95 @@ void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
 
 unsigned find_barrier(const void* p, const char* what, Site site) {
     const uint64_t offset = check_address(p, what, site);
-    const uint16_t mark = state.shadow.words[offset / 4].in_flight;
-    if (!(mark & kBarrier) || state.barriers[mark & ~kBarrier].offset != offset) {
+    const uint16_t mark = state.cta->shadow.words[offset / 4].in_flight;
+    if (!(mark & kBarrier) || state.cta->barriers[mark & ~kBarrier].offset != offset) {
         char where[160];
         fail(
             "an mbarrier must be initialised before its use, but kernel %s, block %u, thread %u, at %s calls %s on %s, "
             "where none is; call mbarrier_init first",
             state.launch->symbol, blockIdx.x, threadIdx.x, text(site), what, place(p, where));
     }
-    check_visible(state.barriers[mark & ~kBarrier], false, what, site);
+    check_visible(state.cta->barriers[mark & ~kBarrier], false, what, site);
     return mark & ~kBarrier;
 }
 
-void count_arrival(unsigned index, unsigned thread, Site site) {
-    Mbarrier& barrier = state.barriers[index];
-    if (barrier.arrived == barrier.arrivals) {
-        complain(
-            "a phase of an mbarrier must see no more arrivals than its count, but in kernel %s, block %u, thread %u "
-            "arrives at %s on the barrier at byte %u of shared memory, whose phase %u has its %u already and waits for "
-            "%lld bytes; correct the count or who arrives",
-            state.launch->symbol, blockIdx.x, thread, text(site), barrier.offset, barrier.phase, barrier.arrivals,
-            static_cast<long long>(barrier.missing));
-        return;
-    }
-    ++barrier.arrived;
-    end_phase_if_complete(index, thread, site);
+unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Site site) {
+    const uint64_t offset = check_address(p, what, site);
+    const uint16_t mark = owner.shadow.words[offset / 4].in_flight;
+    const Mbarrier* const barrier = mark & kBarrier ? &owner.barriers[mark & ~kBarrier] : nullptr;
+    if (barrier && barrier->offset == offset && barrier->shown && barrier->shown <= current_clock().phases)
+        return mark & ~kBarrier;
+    fail(
+        "a copy to another CTA must be counted by an mbarrier of that CTA, of whose initialisation a phase of the "
+        "cluster's barrier tells, but in kernel %s, block %u, thread %u, %s at %s names byte %llu of the shared memory "
+        "of block %u, %s; call mbarrier_init, mbarrier_init_fence and then cluster_arrive there, and cluster_wait here",
+        state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), static_cast<unsigned long long>(offset),
+        owner.block,
+        !barrier || barrier->offset != offset ? "where none is"
+        : barrier->fence_stamp                ? "whose fence no phase comes after"
+                                              : "which lacks its mbarrier_init_fence");
 }
 
 void count_bytes(unsigned index, unsigned bytes, unsigned thread, Site site) {
-    state.barriers[index].issued -= bytes;
-    state.barriers[index].missing -= bytes;
+    state.cta->barriers[index].issued -= bytes;
+    state.cta->barriers[index].missing -= bytes;
     end_phase_if_complete(index, thread, site);
 }
 
 void mbarrier_init(void* p, unsigned arrivals, Site site) {
     const uint64_t offset = check_address(p, "mbarrier_init", site);
-    Word* word = state.shadow.words + offset / 4;
+    Word* word = state.cta->shadow.words + offset / 4;
     char where[160];
     if (word->in_flight & kBarrier)
         fail(
             "an mbarrier must be initialised once, but kernel %s, block %u, thread %u, at %s initialises the one at %s "
             "again, which was initialised at %s%s; initialise it before the loop",
             state.launch->symbol, blockIdx.x, threadIdx.x, text(site), place(p, where),
-            text(state.barriers[word->in_flight & ~kBarrier].site),
-            state.barriers[word->in_flight & ~kBarrier].phase ? " and has seen phases end" : "");
+            text(state.cta->barriers[word->in_flight & ~kBarrier].site),
+            state.cta->barriers[word->in_flight & ~kBarrier].phase ? " and has seen phases end" : "");
     if (!arrivals || arrivals > kMostArrivals)
         fail(
             "an mbarrier must count from 1 to %u arrivals, but kernel %s, block %u, thread %u, at %s asks for %u; "
             "correct the count",
             kMostArrivals, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), arrivals);
-    if (state.barrier_count == kMaxBarriers)
+    if (state.cta->barrier_count == kMaxBarriers)
         fail("the emulator holds at most %u mbarriers, but kernel %s initialises more at %s; use fewer stages",
              kMaxBarriers, state.launch->symbol, text(site));
     const Access access = {"mbarrier_init", static_cast<uint16_t>(threadIdx.x), current_warp().stamp, site,
                            intern(site)};
-    const unsigned index = state.barrier_count++;
+    const unsigned index = state.cta->barrier_count++;
     note_write(offset, 8, access);
     for (unsigned i = 0; i < 2; ++i) word[i].in_flight = static_cast<uint16_t>(kBarrier | index);
-    Mbarrier& barrier = state.barriers[index];
+    Mbarrier& barrier = state.cta->barriers[index];
     memset(&barrier, 0, sizeof(barrier));
     barrier.offset = static_cast<uint32_t>(offset);
     barrier.arrivals = arrivals;
     barrier.initialiser = static_cast<uint16_t>(threadIdx.x);
     barrier.site = site;
+    begin_barrier_clocks(index);
 }
 
 void mbarrier_init_fence() {
     const uint32_t stamp = tick();
-    for (unsigned i = 0; i < state.barrier_count; ++i)
-        if (state.barriers[i].initialiser == threadIdx.x && !state.barriers[i].fence_stamp)
-            state.barriers[i].fence_stamp = stamp;
+    for (unsigned i = 0; i < state.cta->barrier_count; ++i)
+        if (state.cta->barriers[i].initialiser == threadIdx.x && !state.cta->barriers[i].fence_stamp)
+            state.cta->barriers[i].fence_stamp = stamp;
 }
 
 void mbarrier_arrive(void* p, const char* what, unsigned bytes, Site site) {
     const unsigned index = find_barrier(p, what, site);
-    Mbarrier& barrier = state.barriers[index];
-    if (barrier.arrived < barrier.arrivals) {
-        count_expected(barrier, bytes, site);
-        release_clock(barrier.current);
-    }
-    count_arrival(index, threadIdx.x, site);
+    Mbarrier& barrier = state.cta->barriers[index];
+    if (barrier.arrived == barrier.arrivals)
+        fail(
+            "a phase of an mbarrier must see no more arrivals than its count, but in kernel %s, block %u, thread %u "
+            "arrives at %s on the barrier at byte %u of shared memory, whose phase %u has its %u already and waits for "
+            "%lld bytes; correct the count or who arrives",
+            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), barrier.offset, barrier.phase, barrier.arrivals,
+            static_cast<long long>(barrier.missing));
+    count_expected(barrier, bytes, site);
+    release_clock(barrier.current, threadIdx.x, threadIdx.x + 1);
+    ++barrier.arrived;
+    end_phase_if_complete(index, threadIdx.x, site);
 }
 
 void mbarrier_wait(void* p, unsigned parity, Site site) {
@@ -176,7 +187,7 @@ void mbarrier_wait(void* p, unsigned parity, Site site) {
             "bit of the phase's number",
             state.launch->symbol, blockIdx.x, threadIdx.x, text(site), parity);
     const unsigned index = find_barrier(p, "mbarrier_wait", site);
-    const Mbarrier& barrier = state.barriers[index];
+    const Mbarrier& barrier = state.cta->barriers[index];
     check_visible(barrier, true, "mbarrier_wait", site);
     const int64_t phase = phase_of(barrier, parity);
     const uint32_t known = current_clock().until[phase_actor(index)];
@@ -200,9 +211,9 @@ void mbarrier_wait(void* p, unsigned parity, Site site) {
 
 // What remains in flight would be written into the next CTA's shared memory.
 void end_cta_barriers() {
-    for (unsigned i = 0; i < state.barrier_count; ++i) {
-        const Mbarrier& barrier = state.barriers[i];
-        Word* word = state.shadow.words + barrier.offset / 4;
+    for (unsigned i = 0; i < state.cta->barrier_count; ++i) {
+        const Mbarrier& barrier = state.cta->barriers[i];
+        Word* word = state.cta->shadow.words + barrier.offset / 4;
         word[0].in_flight = word[1].in_flight = 0;
         if (!state.failed && (barrier.issued || barrier.missing))
             complain(
@@ -213,44 +224,7 @@ void end_cta_barriers() {
                 static_cast<unsigned long long>(barrier.issued), static_cast<long long>(barrier.missing),
                 barrier.phase);
     }
-    state.barrier_count = 0;
-}
-
-// Says which threads wait for what and which have exited, warps in the same state together.
-void record_deadlock() {
-    char list[1200] = "";
-    size_t used = 0;
-    const unsigned count = state.launch->threads / 32;
-    bool at_mbarrier = false;
-    for (unsigned first = 0, last; first < count && used < sizeof(list); first = last) {
-        const Warp& warp = state.warps[first];
-        for (last = first + 1; last < count && state.warps[last].progress == warp.progress &&
-                               state.warps[last].site.line == warp.site.line &&
-                               (warp.progress != Progress::at_mbarrier || state.warps[last].barrier == warp.barrier);)
-            ++last;
-        used += snprintf(list + used, sizeof(list) - used, "%sthreads %u-%u ", first ? ", " : "", first * 32,
-                         last * 32 - 1);
-        if (used >= sizeof(list)) break;
-        if (warp.progress == Progress::exited)
-            used += snprintf(list + used, sizeof(list) - used, "have exited");
-        else
-            used += snprintf(list + used, sizeof(list) - used, "wait at %s", text(warp.site));
-        if (warp.progress != Progress::at_mbarrier || used >= sizeof(list)) continue;
-        at_mbarrier = true;
-        const Mbarrier& barrier = state.barriers[warp.barrier];
-        const long long missing = barrier.missing;
-        used += snprintf(list + used, sizeof(list) - used,
-                         " for phase %u (parity %u) of the mbarrier at byte %u of shared memory, which lacks %u of %u "
-                         "arrivals and %s%lld bytes",
-                         barrier.phase, barrier.phase % 2, barrier.offset, barrier.arrivals - barrier.arrived,
-                         barrier.arrivals, missing < 0 ? "expects too few by " : "", missing < 0 ? -missing : missing);
-    }
-    complain("every %s, but kernel %s deadlocks in block %u: %s; %s",
-             at_mbarrier ? "wait must be met by all the arrivals and bytes that its phase counts"
-                         : "thread of a CTA must reach __syncthreads",
-             state.launch->symbol, blockIdx.x, list,
-             at_mbarrier ? "correct who arrives, the count, the expected bytes or the parity"
-                         : "move the __syncthreads out of the divergent branch");
+    state.cta->barrier_count = 0;
 }
 
 }  // namespace emulator

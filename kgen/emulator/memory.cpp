@@ -37,6 +37,15 @@ void touch_shared(const void* p, unsigned bytes, bool write, const char* what, u
         note_read(offset, bytes, access);
 }
 
+bool allocate_cta(Cta& cta) {
+    const uint64_t bytes = (state.launch->shared_bytes + 1024) / 1024 * 1024;
+    void* region = nullptr;
+    cta.shared = posix_memalign(&region, 1024, bytes) ? nullptr : static_cast<unsigned char*>(region);
+    cta.threads = static_cast<Thread*>(calloc(state.launch->threads, sizeof(Thread)));
+    cta.barriers = static_cast<Mbarrier*>(calloc(kMaxBarriers, sizeof(Mbarrier)));
+    return allocate_shadow() && cta.shared && cta.threads && cta.barriers;
+}
+
 }  // namespace
 
 uint16_t intern(Site site) {
@@ -51,7 +60,7 @@ uint16_t intern(Site site) {
 const char* place(const void* p, char (&out)[160]) {
     const auto address = reinterpret_cast<uintptr_t>(p);
     const char* nearest = "shared memory";
-    auto base = reinterpret_cast<uintptr_t>(state.shared);
+    auto base = reinterpret_cast<uintptr_t>(state.cta->shared);
     uint64_t bytes = state.launch->shared_bytes, best = ~uint64_t{0};
     auto consider = [&](const char* name, uintptr_t start, uint64_t size) {
         uint64_t distance = address < start ? start - address : address >= start + size ? address - start - size : 0;
@@ -71,12 +80,12 @@ const char* place(const void* p, char (&out)[160]) {
 
 Site site_of(uint16_t number) { return sites[number]; }
 
-unsigned char* shared_memory() { return state.shared; }
+unsigned char* shared_memory() { return state.cta->shared; }
 
 uint64_t check_shared_span(const void* p, unsigned bytes, unsigned alignment, bool write, const char* what,
                            unsigned thread, Site site) {
     check_alignment(p, alignment, bytes, write, what, thread, site);
-    const uint64_t offset = static_cast<uint64_t>(static_cast<const unsigned char*>(p) - state.shared);
+    const uint64_t offset = static_cast<uint64_t>(static_cast<const unsigned char*>(p) - state.cta->shared);
     if (offset >= state.launch->shared_bytes || state.launch->shared_bytes - offset < bytes)
         fail_access(what, "stay inside the CTA's shared memory", p, bytes, write, "check the index and shared_bytes",
                     thread, site);
@@ -111,26 +120,35 @@ void check_row(const void* row, unsigned lane, Site site) {
 }
 
 bool allocate_memory() {
-    const uint64_t bytes = (state.launch->shared_bytes + 1024) / 1024 * 1024;
-    void* region = nullptr;
-    state.shared = posix_memalign(&region, 1024, bytes) ? nullptr : static_cast<unsigned char*>(region);
-    state.threads = static_cast<Thread*>(calloc(state.launch->threads, sizeof(Thread)));
-    state.barriers = static_cast<Mbarrier*>(calloc(kMaxBarriers, sizeof(Mbarrier)));
-    state.barrier_count = 0;
-    return allocate_shadow() && state.shared && state.threads && state.barriers;
+    state.stamp = 0;
+    state.ctas = static_cast<Cta*>(calloc(state.launch->cluster, sizeof(Cta)));
+    state.cluster = ClusterBarrier{};
+    bool done = state.ctas;
+    for (unsigned rank = 0; done && rank < state.launch->cluster; ++rank) {
+        state.ctas[rank].rank = rank;
+        enter(state.ctas[rank]);
+        done = allocate_cta(state.ctas[rank]);
+    }
+    return done;
 }
 
 void free_memory() {
+    for (unsigned rank = 0; state.ctas && rank < state.launch->cluster; ++rank) {
+        Cta& cta = state.ctas[rank];
+        enter(cta);
+        free_cta_copies();
+        free_shadow();
+        free(cta.barriers);
+        free(cta.threads);
+        free(cta.shared);
+    }
     free_copies();
     free_wgmma();
-    free_shadow();
-    free(state.barriers);
-    free(state.threads);
-    free(state.shared);
+    free(state.ctas);
 }
 
 void begin_cta_memory() {
-    memset(state.shared, kPoison, state.launch->shared_bytes);
+    memset(state.cta->shared, kPoison, state.launch->shared_bytes);
     begin_cta_clocks();
     begin_cta_wgmma();
 }

@@ -1,4 +1,4 @@
-// Runs a launch: CTAs one after another, the threads of a CTA as fibres, warps in a seeded random order.
+// Runs a launch: clusters of CTAs one after another, their threads as fibres, warps in a seeded random order.
 //
 // Fibres switch only at collectives. Within a warp, each lane runs until it reaches one, then hands over to the next
 // lane; the last to arrive completes the collective. Warps take turns of random length between barriers.
@@ -14,38 +14,6 @@
 
 uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-#if !defined(KGEN_EMULATOR_UCONTEXT)
-#if defined(__APPLE__)
-#define SYMBOL "_kgen_emulator_switch"
-#define HIDDEN ".private_extern " SYMBOL "\n"
-#else
-#define SYMBOL "kgen_emulator_switch"
-#define HIDDEN ".hidden " SYMBOL "\n"
-#endif
-#if defined(__x86_64__)
-asm(".text\n.globl " SYMBOL "\n" HIDDEN SYMBOL
-    ":\n"
-    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
-    "movq %rsp, (%rdi)\n"
-    "movq %rsi, %rsp\n"
-    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\n"
-    "ret\n");
-#elif defined(__aarch64__)
-asm(".text\n.globl " SYMBOL "\n" HIDDEN ".p2align 2\n" SYMBOL
-    ":\n"
-    "sub sp, sp, #160\n"
-    "stp x19, x20, [sp, #0]\nstp x21, x22, [sp, #16]\nstp x23, x24, [sp, #32]\n"
-    "stp x25, x26, [sp, #48]\nstp x27, x28, [sp, #64]\nstp x29, x30, [sp, #80]\n"
-    "stp d8, d9, [sp, #96]\nstp d10, d11, [sp, #112]\nstp d12, d13, [sp, #128]\nstp d14, d15, [sp, #144]\n"
-    "mov x9, sp\nstr x9, [x0]\nmov sp, x1\n"
-    "ldp x19, x20, [sp, #0]\nldp x21, x22, [sp, #16]\nldp x23, x24, [sp, #32]\n"
-    "ldp x25, x26, [sp, #48]\nldp x27, x28, [sp, #64]\nldp x29, x30, [sp, #80]\n"
-    "ldp d8, d9, [sp, #96]\nldp d10, d11, [sp, #112]\nldp d12, d13, [sp, #128]\nldp d14, d15, [sp, #144]\n"
-    "add sp, sp, #160\n"
-    "ret\n");
-#endif
-#endif
-
 namespace emulator {
 
 State state;
@@ -58,9 +26,11 @@ constexpr size_t kStaggerBytes = 1088;    // keeps the lanes' frames out of each
 
 unsigned char* stacks;
 
-const char* const kKindNames[] = {
-    "__syncthreads", "__syncwarp", "a shuffle",   "ldmatrix_x4",  "mma_m16n8k16", "the end of the kernel",
-    "mbarrier_wait", "wgmma",      "wgmma_fence", "wgmma_commit", "wgmma_wait",   "lower_registers or raise_registers"};
+const char* const kKindNames[] = {"__syncthreads",  "__syncwarp",   "a shuffle",
+                                  "ldmatrix_x4",    "mma_m16n8k16", "the end of the kernel",
+                                  "mbarrier_wait",  "wgmma",        "wgmma_fence",
+                                  "wgmma_commit",   "wgmma_wait",   "lower_registers or raise_registers",
+                                  "cluster_arrive", "cluster_wait"};
 const char* name(Kind kind) { return kKindNames[static_cast<int>(kind)]; }
 
 double now_s() {
@@ -82,22 +52,23 @@ void record(const char* format, ...) {
     va_end(arguments);
 }
 
+size_t stack_count() { return static_cast<size_t>(state.launch->cluster) * state.launch->threads; }
+
 bool allocate_stacks() {
-    void* region = mmap(nullptr, state.launch->threads * kStackBytes, PROT_READ | PROT_WRITE,
+    void* region = mmap(nullptr, stack_count() * kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
     stacks = region == MAP_FAILED ? nullptr : static_cast<unsigned char*>(region);
-    for (unsigned t = 0; stacks && t < state.launch->threads; ++t)
-        mprotect(stacks + t * kStackBytes, kGuardBytes, PROT_NONE);
+    for (size_t t = 0; stacks && t < stack_count(); ++t) mprotect(stacks + t * kStackBytes, kGuardBytes, PROT_NONE);
     return stacks;
 }
 
 void free_stacks() {
-    if (stacks) munmap(stacks, state.launch->threads * kStackBytes);
+    if (stacks) munmap(stacks, stack_count() * kStackBytes);
 }
 
 void resume(Fibre& from, unsigned thread) {
     threadIdx.x = thread;
-    from.switch_to(state.threads[thread].fibre);
+    from.switch_to(state.cta->threads[thread].fibre);
 }
 
 void fibre_main() {
@@ -108,71 +79,94 @@ void fibre_main() {
     if (gather(Kind::exit, nullptr, {nullptr, 0})) {
         check_wgmma_done();
         current_warp().progress = Progress::exited;
+        check_cta_may_end();
         to_scheduler(current_warp());
     }
     abort();  // an exited warp is never resumed
 }
 
-void begin_cta(unsigned block) {
-    blockIdx = {block, 0, 0};
+void begin_cta(Cta& cta, unsigned block) {
+    cta.block = block;
+    enter(cta);
     begin_cta_memory();
+    const size_t first = static_cast<size_t>(cta.rank) * state.launch->threads;
     for (unsigned t = 0; t < state.launch->threads; ++t) {
-        unsigned char* bottom = stacks + t * kStackBytes;
+        unsigned char* bottom = stacks + (first + t) * kStackBytes;
         unsigned char* top = bottom + kStackBytes - t % 32 * kStaggerBytes;
-        state.threads[t].fibre.start(bottom + kGuardBytes, top, fibre_main);
+        cta.threads[t].fibre.start(bottom + kGuardBytes, top, fibre_main);
     }
-    for (unsigned w = 0; w < state.launch->threads / 32; ++w) {
-        state.warps[w] = Warp{};
-        state.warps[w].stamp = state.epoch;
-        state.warps[w].resume_lane = next_random() % 32;
+    for (unsigned w = 0; w < warps_per_cta(); ++w) {
+        cta.warps[w] = Warp{};
+        cta.warps[w].stamp = cta.epoch;
+        cta.warps[w].resume_lane = next_random() % 32;
     }
 }
 
-// The next warp to run: a random runnable one. When there is none, opens the barrier if all wait there, else finishes
-// asynchronous work that a warp waits for. Null: finished or failed.
+void open_barrier() {
+    synchronise_cta();
+    for (unsigned w = 0; w < warps_per_cta(); ++w) {
+        state.cta->warps[w].progress = Progress::runnable;
+        state.cta->warps[w].stamp = state.cta->epoch;
+    }
+}
+
+// The next warp to run, of the CTA that is entered: a random runnable one. Opens the barrier of a CTA if all its warps
+// wait there; when none can run, finishes asynchronous work that one waits for. Null: finished or failed.
 Warp* next_warp() {
-    const unsigned count = state.launch->threads / 32;
+    const unsigned count = warps_per_cta();
+    Cta* const end = state.ctas + state.launch->cluster;
     land_at_random();
     while (!state.failed) {
-        unsigned runnable[kMaxWarps], runnables = 0, waiting = 0, exited = 0;
-        for (unsigned w = 0; w < count; ++w) {
-            if (state.warps[w].progress == Progress::runnable) runnable[runnables++] = w;
-            waiting += state.warps[w].progress == Progress::at_barrier;
-            exited += state.warps[w].progress == Progress::exited;
+        static uint16_t runnable[kMaxCluster * kMaxWarps];
+        unsigned runnables = 0, exited = 0;
+        bool opened = false;
+        for (Cta* cta = state.ctas; cta < end; ++cta) {
+            const unsigned first = cta->rank * count;
+            unsigned waiting = 0;
+            for (unsigned w = 0; w < count; ++w) {
+                if (cta->warps[w].progress == Progress::runnable) runnable[runnables++] = first + w;
+                waiting += cta->warps[w].progress == Progress::at_barrier;
+                exited += cta->warps[w].progress == Progress::exited;
+            }
+            if (waiting < count) continue;
+            enter(*cta);
+            open_barrier();
+            opened = true;
         }
-        if (runnables) return &state.warps[runnable[next_random() % runnables]];
-        if (exited == count) return nullptr;
-        if (waiting < count) {
-            if (!land_needed()) record_deadlock();
-            continue;
+        if (opened) continue;
+        if (runnables) {
+            const unsigned chosen = runnable[next_random() % runnables];
+            enter(state.ctas[chosen / count]);
+            return &state.cta->warps[chosen % count];
         }
-        synchronise_cta();
-        for (unsigned w = 0; w < count; ++w) {
-            state.warps[w].progress = Progress::runnable;
-            state.warps[w].stamp = state.epoch;
-        }
+        if (exited == count * state.launch->cluster) return nullptr;
+        if (!land_needed()) record_deadlock();
     }
     return nullptr;
 }
 
-void run_cta(unsigned block, double deadline_s) {
-    begin_cta(block);
+void run_cluster(unsigned first_block, double deadline_s) {
+    begin_cluster();
+    for (unsigned rank = 0; rank < state.launch->cluster; ++rank) begin_cta(state.ctas[rank], first_block + rank);
     for (unsigned turns = 1; Warp* warp = next_warp(); ++turns) {
         warp->step = next_random() | 1;
         warp->budget = 1u << next_random() % 12;
         state.scheduling = false;
-        resume(state.scheduler, static_cast<unsigned>(warp - state.warps) * 32 + warp->resume_lane);
+        resume(state.scheduler, static_cast<unsigned>(warp - state.cta->warps) * 32 + warp->resume_lane);
         state.scheduling = true;
         if (state.failed) return;
         if (turns % 256 == 0 && now_s() > deadline_s) {
             record(
                 "an emulated launch must end within its time limit, but kernel %s is still in block %u of %u after "
                 "%g s; look for a loop that never ends, or raise time_limit_s",
-                state.launch->symbol, block, state.launch->grid, state.launch->time_limit_s);
+                state.launch->symbol, blockIdx.x, state.launch->grid, state.launch->time_limit_s);
             return;
         }
     }
-    if (!state.failed) end_cta_memory();
+    for (unsigned rank = 0; rank < state.launch->cluster && !state.failed; ++rank) {
+        enter(state.ctas[rank]);
+        end_cta_memory();
+    }
 }
 
 }  // namespace
@@ -262,19 +256,21 @@ extern "C" __attribute__((visibility("default"))) int kgen_emulator_launch(const
     state.message = message;
     state.message_bytes = message_bytes;
     blockDim = {launch->threads, 1, 1};
+    blockIdx = {0, 0, 0};
     gridDim = {launch->grid, 1, 1};
     // Both run even if the first fails, since both are freed.
     if (allocate_stacks() & allocate_memory()) {
         const double deadline_s = now_s() + launch->time_limit_s;
-        // CTAs may run in any order: from a random one on, forwards or backwards.
-        const unsigned grid = launch->grid, start = next_random() % grid, step = next_random() % 2 ? 1 : grid - 1;
-        for (unsigned i = 0, block = start; i < grid && !state.failed; ++i, block = (block + step) % grid)
-            run_cta(block, deadline_s);
+        // Clusters may run in any order: from a random one on, forwards or backwards.
+        const unsigned clusters = launch->grid / launch->cluster;
+        const unsigned start = next_random() % clusters, step = next_random() % 2 ? 1 : clusters - 1;
+        for (unsigned i = 0, next = start; i < clusters && !state.failed; ++i, next = (next + step) % clusters)
+            run_cluster(next * launch->cluster, deadline_s);
     } else {
         record(
-            "the emulator must hold %u threads and %llu bytes of shared memory, but the host has no memory left; "
-            "launch fewer threads",
-            launch->threads, static_cast<unsigned long long>(launch->shared_bytes));
+            "the emulator must hold %u CTAs of %u threads and %llu bytes of shared memory, but the host has no memory "
+            "left; launch fewer threads",
+            launch->cluster, launch->threads, static_cast<unsigned long long>(launch->shared_bytes));
     }
     free_memory();
     free_stacks();

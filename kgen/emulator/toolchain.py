@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 RUNTIME = (
-    *("scheduler.cpp", "memory.cpp", "races.cpp", "copies.cpp"),
-    *("mbarrier.cpp", "collectives.cpp", "wgmma.cpp", "matrices.cpp"),
+    *("scheduler.cpp", "fibre.cpp", "deadlock.cpp", "memory.cpp", "races.cpp", "clocks.cpp"),
+    *("copies.cpp", "mbarrier.cpp", "cluster.cpp", "collectives.cpp", "wgmma.cpp", "matrices.cpp"),
 )
 LIBRARY = "kernel.so"
 CHECKSUM = "sha256"

@@ -26,9 +26,9 @@ struct Unit {
     bool open;            // the open group has a wgmma
     uint32_t history;     // hash of the warpgroup-wide instructions so far
 };
-Unit units[kMaxWarps];
+Unit units[kMaxCluster][kMaxWarps];
 
-Unit& current_unit() { return units[threadIdx.x / 32]; }
+Unit& current_unit() { return units[state.cta->rank][threadIdx.x / 32]; }
 
 template <class T>
 T& append(T*& array, uint32_t& count, uint32_t& capacity) {
@@ -218,16 +218,17 @@ void check_wgmma_done() {
 }
 
 void begin_cta_wgmma() {
-    for (unsigned w = 0; w < state.launch->threads / 32; ++w) {
-        Unit& unit = units[w];
+    for (unsigned w = 0; w < warps_per_cta(); ++w) {
+        Unit& unit = units[state.cta->rank][w];
         unit.count = unit.accumulators_count = unit.open_group = unit.history = 0;
         unit.fenced = unit.open = false;
     }
 }
 
 void end_cta_wgmma() {
-    for (unsigned w = 0; w < state.launch->threads / 32 && !state.failed; ++w)
-        if (units[w].history != units[w / 4 * 4].history)
+    const Unit* const mine = units[state.cta->rank];
+    for (unsigned w = 0; w < warps_per_cta() && !state.failed; ++w)
+        if (mine[w].history != mine[w / 4 * 4].history)
             complain(
                 "the 4 warps of a warpgroup must execute the same wgmma functions and register shares, but in kernel "
                 "%s, block %u, warp %u and warp %u differ; make the branches around them uniform over the warpgroup",
@@ -235,11 +236,12 @@ void end_cta_wgmma() {
 }
 
 void free_wgmma() {
-    for (Unit& unit : units) {
-        free(unit.under_way);
-        free(unit.accumulators);
-        unit = Unit{};
-    }
+    for (auto& of_cta : units)
+        for (Unit& unit : of_cta) {
+            free(unit.under_way);
+            free(unit.accumulators);
+            unit = Unit{};
+        }
 }
 
 }  // namespace emulator

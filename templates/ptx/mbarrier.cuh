@@ -25,12 +25,6 @@ __device__ inline void mbarrier_arrive_expect(Barrier* barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes) : "memory");
 }
 
-// Arrives, not now but once all cp.async of this thread so far have landed.
-__device__ inline void mbarrier_arrive_after_copies(Barrier* barrier) {
-    u32 address = static_cast<u32>(__cvta_generic_to_shared(barrier));
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address) : "memory");
-}
-
 // All lanes of a warp wait together until the phase of this parity has ended.
 __device__ inline void mbarrier_wait(Barrier* barrier, u32 parity) {
     u32 address = static_cast<u32>(__cvta_generic_to_shared(barrier));

@@ -23,7 +23,6 @@ __device__ inline void initialise(u32 first, u32 second = 1) {
     if (threadIdx.x == 0) {
         mbarrier_init(barrier(0), first);
         mbarrier_init(barrier(1), second);
-        mbarrier_init(barrier(2), 1);
         mbarrier_init_fence();
     }
     __syncthreads();
@@ -94,35 +93,6 @@ KERNEL(bad_copy) {
     const int bytes = batch == 4 ? 24 : batch == 5 ? 0 : 32;
     if (threadIdx.x == 0) bulk_copy(shared + to, weights + from, bytes, barrier());
 }
-// cp.async handed over by the barrier, 16 bytes a thread, in two rounds through one slot.
-KERNEL(after_copies) {
-    unsigned char* const shared = dynamic_shared_memory();
-    initialise(32);
-    for (int round = 0; round < 2; ++round) {
-        if (threadIdx.x < 32) {
-            if (round) mbarrier_wait(barrier(1), 0);
-            cp_async_16(shared + threadIdx.x * 16, x + (round * 32 + threadIdx.x) * 8, true);
-            if (batch == 1) mbarrier_arrive(barrier());
-            else mbarrier_arrive_after_copies(barrier());
-            if (batch == 2 && round == 0) load_shared_16(shared + threadIdx.x * 16);
-            if (batch == 3) {  // its own wait shows a thread its own copies
-                cp_async_commit();
-                cp_async_wait<0>();
-                load_shared_16(shared + threadIdx.x * 16);
-                __syncwarp();
-                if (threadIdx.x == 0) mbarrier_arrive(barrier(2));
-            }
-        } else {
-            if (batch == 3) mbarrier_wait(barrier(2), round);
-            mbarrier_wait(barrier(), round);
-            Vec16 v = load_shared_16(shared + (threadIdx.x ^ 1) % 32 * 16);
-            store_global_16(y + (round * 32 + (threadIdx.x ^ 1) % 32) * 8, v);
-            __syncwarp();
-            if (threadIdx.x == 40) mbarrier_arrive(barrier(1));
-        }
-    }
-}
-
 KERNEL(bad_use) {
     unsigned char* const shared = dynamic_shared_memory();
     Barrier* const odd = reinterpret_cast<Barrier*>(shared + 4);
@@ -266,25 +236,6 @@ def test_a_copy_that_landed_early_is_not_known_to_who_did_not_wait(library: Host
 def test_illegal_bulk_copies(library: HostLibrary, launch: Launch, case: int, message: str) -> None:
     with pytest.raises(EmulatorError, match=message):
         launch(library, "bad_copy", batch=case, shared_bytes=1048)
-
-
-@pytest.mark.parametrize("completion", ["late", "random"])
-@pytest.mark.parametrize("case", [0, 3])
-def test_barrier_hands_over_cp_async(library: HostLibrary, launch: Launch, case: int, completion: str) -> None:
-    x = np.random.default_rng(2).standard_normal(512).astype(np.float16)
-    for seed in range(20):
-        y = launch(library, "after_copies", threads=64, x=x, batch=case, seed=seed, completion=completion)
-        np.testing.assert_array_equal(y[:512], x)
-
-
-@pytest.mark.parametrize("completion", ["late", "random"])
-@pytest.mark.parametrize("case", [1, 2])
-def test_cp_async_is_in_flight_until_its_arrival(
-    library: HostLibrary, launch: Launch, case: int, completion: str
-) -> None:
-    for seed in range(5):
-        with pytest.raises(EmulatorError, match="in flight"):
-            launch(library, "after_copies", threads=64, batch=case, seed=seed, completion=completion)
 
 
 @pytest.mark.parametrize(

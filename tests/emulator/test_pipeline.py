@@ -105,7 +105,7 @@ def test_every_dropped_wait_or_barrier_is_noticed(
 
 
 def program(*symbols: str, workspace_bytes: int) -> Program:
-    kernels = [SimpleNamespace(symbol=name, grid=1, threads=64, shared_bytes=1024) for name in symbols]
+    kernels = [SimpleNamespace(symbol=name, grid=1, threads=64, cluster=1, shared_bytes=1024) for name in symbols]
     return cast(Program, SimpleNamespace(kernels=kernels, workspace_bytes=workspace_bytes))
 
 

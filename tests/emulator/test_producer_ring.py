@@ -48,8 +48,9 @@ __device__ inline void load_a(unsigned char* shared, Barriers& barriers, const f
         UNLESS(5) mbarrier_wait(&barriers.a_empty[slot], (step / STAGES & 1) ^ 1);
         for (int i = threadIdx.x % 32; i < A_BYTES / 16; i += 32)
             cp_async_16(shared + slot * A_BYTES + i * 16, x + (step * A_BYTES / 16 + i) * 8, true);
-        IF(6) mbarrier_arrive(&barriers.a_full[slot]);
-        else UNLESS(7) mbarrier_arrive_after_copies(&barriers.a_full[slot]);
+        cp_async_commit();
+        UNLESS(6) cp_async_wait<0>();
+        UNLESS(7) mbarrier_arrive(&barriers.a_full[slot]);
     }
 }
 

@@ -33,9 +33,11 @@ void wait_async(unsigned pending);
 void mbarrier_init(void* barrier, unsigned arrivals, Site site);
 void mbarrier_init_fence();
 void mbarrier_arrive(void* barrier, const char* what, unsigned bytes, Site site);
-void mbarrier_arrive_after_copies(void* barrier, Site site);
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site);
 void fence_proxy_async();
+
+unsigned cluster_rank();
+void bulk_copy_to_cta(const void* p, unsigned bytes, unsigned rank, const void* barrier, Site site);
 
 unsigned long long make_descriptor(const void* shared, unsigned along_k, unsigned along_rows, Site site);
 unsigned long long make_swizzled_descriptor(const void* shared, Site site);
@@ -49,6 +51,8 @@ void load_matrices(unsigned (&r)[4], const void* row, Site site);
 void multiply_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void multiply_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void mbarrier_wait(void* barrier, unsigned parity, Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
 void wgmma_fence(Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(unsigned pending, Site site);

@@ -27,7 +27,7 @@ struct Launch {
     const char* symbol;
     void* kernel;
     Buffer buffers[4];
-    uint32_t grid, threads;
+    uint32_t grid, threads, cluster;
     uint64_t shared_bytes;
     int32_t batch;
     int32_t late;  // asynchronous work takes effect at its wait; else at a random moment before it
@@ -39,18 +39,14 @@ struct AsyncCopy {
     unsigned char* shared;
     const unsigned char* global;  // null: writes zeros
     uint32_t group;
-    uint32_t arrival;  // of the barrier arrival that waits for it, 0 if none does
-    uint16_t barrier;  // which that arrival is for
     bool landed;
-    bool finished;  // landed and no longer in flight
 };
 
 struct Thread {
     Fibre fibre;
     AsyncCopy* copies;  // the unfinished ones are [first, last), oldest first
     uint32_t first, last, capacity;
-    uint32_t open_group;            // groups before this one are committed
-    bool arrives_on[kMaxBarriers];  // whether mbarrier_arrive_after_copies has named the barrier
+    uint32_t open_group;  // groups before this one are committed
 };
 
 enum class Kind : uint8_t {
@@ -65,9 +61,11 @@ enum class Kind : uint8_t {
     wgmma_fence,
     wgmma_commit,
     wgmma_wait,
-    registers
+    registers,
+    cluster_arrive,
+    cluster_wait
 };
-enum class Progress : uint8_t { runnable, at_barrier, at_mbarrier, exited };
+enum class Progress : uint8_t { runnable, at_barrier, at_mbarrier, at_cluster, exited };
 
 struct Warp {
     Progress progress;
@@ -80,6 +78,7 @@ struct Warp {
     uint32_t budget;   // collectives before another warp gets its turn
     uint32_t stamp;    // of the latest collective or release
     unsigned barrier;  // the mbarrier that the warp waits for
+    uint32_t cluster_arrivals, cluster_waits;
     void* arguments[32];
 };
 
@@ -92,19 +91,47 @@ struct Mbarrier {
     uint16_t initialiser;
     Site site;                // of the initialisation
     uint32_t fence_stamp;     // of the initialiser's fence, 0 before it
+    uint32_t shown;           // the phase of the cluster barrier that shows it to other CTAs, counted from 1, 0 if none
     Clock current, complete;  // what has been released to the current phase, and to the last complete one
 };
 
-struct State {
-    const Launch* launch;
-    Fibre scheduler;
+// A copy to another CTA, of rank `to`.
+struct Sent {
+    uint32_t offset, bytes;  // in the shared memory of both
+    uint32_t stamp;          // when it landed, 0 before
+    uint16_t thread, to, barrier;
+    Site site;
+};
+
+// A CTA of the cluster that runs.
+struct Cta {
+    unsigned block, rank;
     Thread* threads;
     Warp warps[kMaxWarps];
     unsigned char* shared;
     Shadow shadow;
     Mbarrier* barriers;
     unsigned barrier_count;
-    uint32_t stamp, epoch;  // newest stamp; stamp of the last __syncthreads
+    uint32_t epoch;  // stamp of the last __syncthreads
+    Sent* sent;      // its copies to other CTAs
+    uint32_t sent_count, sent_capacity;
+};
+
+// The barrier of all threads of the cluster.
+struct ClusterBarrier {
+    uint32_t phase;    // how many are complete
+    uint32_t arrived;  // warps
+    // Known::done of each CTA: as told by arrivals at the current phase, and at the last complete one.
+    uint32_t current[kMaxCluster][kMaxBarriers], complete[kMaxCluster][kMaxBarriers];
+};
+
+struct State {
+    const Launch* launch;
+    Fibre scheduler;
+    Cta* ctas;  // by rank
+    Cta* cta;   // the current thread's
+    ClusterBarrier cluster;
+    uint32_t stamp;  // newest
     uint64_t random;
     bool scheduling;  // no fibre runs
     bool failed;
@@ -113,9 +140,14 @@ struct State {
 };
 extern State state;
 
-inline Thread& current_thread() { return state.threads[threadIdx.x]; }
-inline Warp& current_warp() { return state.warps[threadIdx.x / 32]; }
-inline Clock& current_clock() { return state.shadow.clocks[threadIdx.x / 32]; }
+inline unsigned warps_per_cta() { return state.launch->threads / 32; }
+inline Thread& current_thread() { return state.cta->threads[threadIdx.x]; }
+inline Warp& current_warp() { return state.cta->warps[threadIdx.x / 32]; }
+inline Clock& current_clock() { return state.cta->shadow.clocks[threadIdx.x / 32]; }
+inline void enter(Cta& cta) {
+    state.cta = &cta;
+    blockIdx.x = cta.block;
+}
 
 // Separates what the current thread did so far from what it does next.
 inline uint32_t tick() { return current_warp().stamp = ++state.stamp; }
@@ -159,17 +191,28 @@ void free_memory();
 void begin_cta_memory();
 void end_cta_memory();
 
+void begin_cluster();
+// Whether this clock of the current CTA knows that a copy is complete.
+bool knows_done(const Clock& clock, const Sent& copy);
+// The CTA of a rank that the current thread may copy to.
+Cta& find_receiver(unsigned rank, const char* what, Site site);
+// That all copies from and to the current CTA are known to be complete, when its last warp ends.
+void check_cta_may_end();
+
 // Asynchronous work that a barrier counts: finishes some of it at random, or one piece that a warp waits for.
 void land_at_random();
 bool land_needed();
-void free_copies();
 void end_cta_copies();
+void free_cta_copies();
+void free_copies();
 
-// One more arrival, or bytes copied, for the barrier's current phase; ends it when nothing is missing.
-void count_arrival(unsigned barrier, unsigned thread, Site site);
+// Bytes copied for the barrier's current phase; ends it when nothing is missing.
 void count_bytes(unsigned barrier, unsigned bytes, unsigned thread, Site site);
 unsigned find_barrier(const void* p, const char* what, Site site);
+// The barrier at the same place in another CTA.
+unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Site site);
 void end_cta_barriers();
+
 void record_deadlock();
 
 void begin_cta_wgmma();

@@ -15,9 +15,6 @@ inline void mbarrier_arrive(Barrier* barrier, emulator::Site site = emulator::Si
 inline void mbarrier_arrive_expect(Barrier* barrier, u32 bytes, emulator::Site site = emulator::Site::here()) {
     emulator::mbarrier_arrive(barrier, "mbarrier_arrive_expect", bytes, site);
 }
-inline void mbarrier_arrive_after_copies(Barrier* barrier, emulator::Site site = emulator::Site::here()) {
-    emulator::mbarrier_arrive_after_copies(barrier, site);
-}
 inline void mbarrier_wait(Barrier* barrier, u32 parity, emulator::Site site = emulator::Site::here()) {
     emulator::mbarrier_wait(barrier, parity, site);
 }

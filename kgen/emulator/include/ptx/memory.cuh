@@ -43,11 +43,24 @@ inline Vec16 load_global_16(const void* p, emulator::Site site = emulator::Site:
 inline FloatPair load_global_f32x2(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_global<FloatPair>(p, "load_global_f32x2", site);
 }
+inline void load_global_f32x8(float (&v)[8], const void* p, emulator::Site site = emulator::Site::here()) {
+    for (int i = 0; i < 2; ++i) {
+        const Vec16 half = emulator::read_global<Vec16>(static_cast<const Vec16*>(p) + i, "load_global_f32x8", site);
+        __builtin_memcpy(v + 4 * i, &half, sizeof(half));
+    }
+}
 inline void store_global_u32(void* p, u32 v, emulator::Site site = emulator::Site::here()) {
     emulator::write_global(p, v, "store_global_u32", site);
 }
 inline void store_global_16(void* p, const Vec16& v, emulator::Site site = emulator::Site::here()) {
     emulator::write_global(p, v, "store_global_16", site);
+}
+inline void store_global_f32x8(void* p, const float (&v)[8], emulator::Site site = emulator::Site::here()) {
+    for (int i = 0; i < 2; ++i) {
+        Vec16 half;
+        __builtin_memcpy(&half, v + 4 * i, sizeof(half));
+        emulator::write_global(static_cast<Vec16*>(p) + i, half, "store_global_f32x8", site);
+    }
 }
 inline u32 load_shared_u32(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_shared<u32>(p, "load_shared_u32", site);
@@ -58,8 +71,20 @@ inline FloatPair load_shared_f32x2(const void* p, emulator::Site site = emulator
 inline Vec16 load_shared_16(const void* p, emulator::Site site = emulator::Site::here()) {
     return emulator::read_shared<Vec16>(p, "load_shared_16", site);
 }
+inline void load_shared_f32x8(float (&v)[8], const void* p, emulator::Site site = emulator::Site::here()) {
+    for (int i = 0; i < 2; ++i) {
+        const Vec16 half = emulator::read_shared<Vec16>(static_cast<const Vec16*>(p) + i, "load_shared_f32x8", site);
+        __builtin_memcpy(v + 4 * i, &half, sizeof(half));
+    }
+}
 inline void store_shared_u32(void* p, u32 v, emulator::Site site = emulator::Site::here()) {
     emulator::write_shared(p, v, "store_shared_u32", site);
+}
+inline void store_shared_16(void* p, const Vec16& v, emulator::Site site = emulator::Site::here()) {
+    emulator::write_shared(p, v, "store_shared_16", site);
+}
+inline void store_shared_f32x2(void* p, FloatPair v, emulator::Site site = emulator::Site::here()) {
+    emulator::write_shared(p, v, "store_shared_f32x2", site);
 }
 inline void store_shared_f32x4(void* p, const float (&v)[4], emulator::Site site = emulator::Site::here()) {
     emulator::write_shared(p, v, "store_shared_f32x4", site);
