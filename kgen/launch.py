@@ -51,7 +51,7 @@ class _Attribute(ctypes.Structure):
 
 
 class _LaunchConfig(ctypes.Structure):
-    """CUlaunchConfig: one launch's shape, which lives as long as its program; the stream is set at each launch."""
+    """CUlaunchConfig: one launch's shape, which lives as long as its program; the stream is the last launch's."""
 
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
@@ -123,6 +123,7 @@ class LoadedProgram:
         self._parameters = _ParameterBlock()
         self._lock = threading.Lock()
         self._thread = _Thread()
+        self._stream = 0
         self._module = Module()
         try:
             with CurrentDevice(ordinal):
@@ -168,8 +169,11 @@ class LoadedProgram:
             _PARAMETERS.pack_into(
                 self._parameters.values, 0, x_pointer, weights_pointer, hidden_pointer, y_pointer, batch
             )
-            for handle, config, config_address in self._kernels:
-                config.stream = stream_pointer
+            if stream_pointer != self._stream:
+                self._stream = stream_pointer
+                for _, config, _ in self._kernels:
+                    config.stream = stream_pointer
+            for handle, _, config_address in self._kernels:
                 status = launch_kernel(config_address, handle, address, None)
                 if status:
                     raise self._refused(status)

@@ -23,6 +23,8 @@ _SPECIAL_PER_CLOCK = 16
 _L2_BYTES_PER_CLOCK = 64
 _L2_TO_DRAM_BANDWIDTH = 1.3
 _WARPS_TO_OVERLAP = 12
+_GPC_SMS = 17
+"""SMs among which a cluster of more than a pair must lie: 15 clusters of 8, 30 of 4, 17 of 6 fit an H200 at once."""
 _STEP_CLOCKS = 450
 _LAUNCH_US = 1.6
 _SPILL_BYTES_TO_DOUBLE = 256
@@ -38,12 +40,19 @@ def _kernel_us(kernel: KernelPlan, device: Device, resources: Resources | None) 
     ctas = _resident_ctas(kernel, device, resources)
     concurrent = min(ctas, -(-kernel.grid // device.sms))
     clocks = _item_clocks(kernel, device, concurrent)
-    rounds = -(-kernel.work_items // (device.sms * concurrent))
+    rounds = -(-kernel.work_items // (_usable_sms(kernel, device) * concurrent))
     sm_us = rounds * clocks / device.clock_mhz
     dram_us = kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6
     l2_us = kernel.total("l2_bytes") / (device.dram_bytes_per_s * _L2_TO_DRAM_BANDWIDTH) * 1e6
     spilled_bytes = resources.spill_store_bytes if resources is not None else 0
     return _LAUNCH_US + max(sm_us, dram_us, l2_us) * (1 + spilled_bytes / _SPILL_BYTES_TO_DOUBLE)
+
+
+def _usable_sms(kernel: KernelPlan, device: Device) -> int:
+    """SMs that whole clusters of the kernel can occupy."""
+    if kernel.cluster <= 2:
+        return device.sms
+    return device.sms * (_GPC_SMS // kernel.cluster * kernel.cluster) // _GPC_SMS
 
 
 def _resident_ctas(kernel: KernelPlan, device: Device, resources: Resources | None) -> int:

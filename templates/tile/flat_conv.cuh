@@ -2,15 +2,68 @@
 #pragma once
 #include "tile/grouped_conv.cuh"
 
+// z = gconv(x) + bias of 16 pixels and `Pairs` neighbouring pairs of groups, as A fragments. `taps(a, group, step)`
+// gives the A fragment of a k16 step of two taps; `weights` and `bias` are those of the first pair.
+template <class T, int Pairs, class Taps>
+__device__ inline void convolve_pairs(u32 (*z)[4], const Taps& taps, const unsigned char* weights,
+                                      const unsigned char* bias, int lane) {
+    float acc[2 * Pairs][4];
+    Vec16 w[Pairs][CONV_BLOCKS];
+#pragma unroll
+    for (int i = 0; i < Pairs * CONV_BLOCKS; ++i)
+        w[i / CONV_BLOCKS][i % CONV_BLOCKS] = load_shared_16(weights + i * BLOCK_BYTES + lane * 16);
+#pragma unroll
+    for (int group = 0; group < 2 * Pairs; ++group)
+        fill_accumulator(acc[group], load_shared_f32x2(bias + group * 32 + lane % 4 * 8));
+#pragma unroll
+    for (int step = 0; step < CONV_BLOCKS; ++step) {
+        u32 a[2 * Pairs][4];
+#pragma unroll
+        for (int group = 0; group < 2 * Pairs; ++group) taps(a[group], group, step);
+#pragma unroll
+        for (int group = 0; group < 2 * Pairs; ++group) {
+            u32 b[2];
+            conv_b(b, w[group / 2], group % 2, step);
+            mma_m16n8k16<T>(acc[group], a[group], b[0], b[1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < Pairs; ++i) accumulators_to_a<T>(z[i], acc[2 * i], acc[2 * i + 1]);
+}
+
+// z of 16 pixels and all of a tile's channels, two pairs of groups at a time, if there is an even number, so that their
+// dependent instructions interleave. `place` says where the pixels lie in `shared`.
+template <class T, class Tile>
+__device__ inline void convolve_all(u32 (&z)[Tile::CHANNELS / 16][4], const unsigned char* shared,
+                                    const typename Tile::Place& place, const unsigned char* weights,
+                                    const unsigned char* bias, int lane) {
+    constexpr int PAIRS = Tile::CHANNELS / 16 % 2 == 0 ? Tile::PAIRS : 1;
+#pragma unroll
+    for (int pair = 0; pair < Tile::CHANNELS / 16; pair += PAIRS) {
+        const typename Tile::template Taps<2 * PAIRS> taps(shared + pair * 32, place);
+        convolve_pairs<T, PAIRS>(z + pair, taps, weights + pair * CONV_BLOCKS * BLOCK_BYTES, bias + pair * 64, lane);
+    }
+}
+
 // A run of consecutive pixels, whatever rows they lie in.
 //
 // The tile's slot in shared memory holds its pixels and Width + 1 more on either side, row after row of Channels
 // elements; a zero pixel elsewhere stands in for every tap outside its image. A warp convolves 16 pixels at a time.
 template <int Pixels, int Channels, int Height, int Width>
 struct FlatTile {
+    static constexpr int CHANNELS = Channels, PAIRS = 2;
     static constexpr int HALO = Width + 1;
     static constexpr int PITCH = pitch_bytes(Channels);
     static constexpr int BYTES = (Pixels + 2 * HALO) * PITCH;
+    static constexpr int NEXT_8 = 8 * PITCH;  // from a warp's first 8 pixels in the slot to its other 8
+
+    static __device__ int tiles(int pixels) { return ceil_div(pixels, Pixels); }
+    // Where the tile's `local`-th pixel lies in the slot.
+    static __device__ int offset(int local) { return (HALO + local) * PITCH; }
+    // Its index in the tensor, -1 if there is no such pixel.
+    static __device__ int index(int tile, int local, int pixels) {
+        return inside(tile * Pixels + local, pixels) ? tile * Pixels + local : -1;
+    }
 
     // Starts copying the pixels of the tile and its halo that exist; `x` is the tensor's first of these channels, and
     // pixels lie `stride` elements apart.
@@ -27,54 +80,103 @@ struct FlatTile {
 
     // The rows that a lane hands to ldmatrix for its warp's 16 pixels from `first` of the tile on, as offsets of shared
     // memory, by k16 step of two taps.
-    static __device__ void tap_offsets(int (&offsets)[CONV_BLOCKS], int slot, int zero, int tile, int first, int pixels,
-                                       int lane) {
-        const int local = first + lane % 16, pixel = tile * Pixels + local;
-        const int col = pixel % Width, row = pixel / Width % Height;
+    struct Place {
+        int offsets[CONV_BLOCKS];
+
+        __device__ Place(int slot, int zero, int tile, int first, int pixels, int lane) {
+            const int local = first + lane % 16, pixel = tile * Pixels + local;
+            const int col = pixel % Width, row = pixel / Width % Height;
 #pragma unroll
-        for (int step = 0; step < CONV_BLOCKS; ++step) {
-            const int tap = 2 * step + lane / 16;
-            const int dy = tap / 3 - 1, dx = tap % 3 - 1;
-            const bool real = tap < 9 && inside(row + dy, Height) && inside(col + dx, Width) && inside(pixel, pixels);
-            offsets[step] = real ? slot + (HALO + local + dy * Width + dx) * PITCH : zero;
+            for (int step = 0; step < CONV_BLOCKS; ++step) {
+                const int tap = 2 * step + lane / 16;
+                const int dy = tap / 3 - 1, dx = tap % 3 - 1;
+                const bool real =
+                    tap < 9 && inside(row + dy, Height) && inside(col + dx, Width) && inside(pixel, pixels);
+                offsets[step] = real ? slot + offset(local) + (dy * Width + dx) * PITCH : zero;
+            }
+        }
+    };
+
+    // Loads the taps of `Groups` groups whose channels begin at `shared` as they are needed.
+    template <int Groups>
+    struct Taps {
+        const unsigned char* shared;
+        const Place& place;
+
+        __device__ Taps(const unsigned char* shared, const Place& place) : shared(shared), place(place) {}
+        __device__ void operator()(u32 (&a)[4], int group, int step) const {
+            ldmatrix_x4(a, shared + place.offsets[step] + group * 16);
+        }
+    };
+};
+
+// A strip, 8 pixels wide and `Rows` rows high, of the stack of all images' rows.
+//
+// The tile's slot in shared memory holds the strip and a pixel around it, zeros beside the images; a zero pixel
+// elsewhere stands in for rows above and below its image. A warp convolves two rows, and a loaded row serves all of its
+// taps.
+template <int Rows, int Channels, int Height, int Width>
+struct StripTile {
+    static_assert(Height % 2 == 0 && Width % 8 == 0 && Rows % 2 == 0, "strips of two rows tile the images");
+    static constexpr int CHANNELS = Channels, PAIRS = 1;
+    static constexpr int ACROSS = Width / 8;
+    static constexpr int COLS = 10;
+    static constexpr int PITCH = pitch_bytes(Channels);
+    static constexpr int BYTES = (Rows + 2) * COLS * PITCH;
+    static constexpr int NEXT_8 = COLS * PITCH;
+
+    static __device__ int tiles(int pixels) { return ceil_div(pixels / Width, Rows) * ACROSS; }
+    static __device__ int offset(int local) { return ((local / 8 + 1) * COLS + local % 8 + 1) * PITCH; }
+    static __device__ int index(int tile, int local, int pixels) {
+        const int at = (tile / ACROSS * Rows + local / 8) * Width + tile % ACROSS * 8 + local % 8;
+        return inside(at, pixels) ? at : -1;
+    }
+
+    template <int Threads, class T>
+    static __device__ void load(unsigned char* slot, const T* x, int stride, int tile, int pixels, int thread) {
+        constexpr int UNITS = Channels / 8;
+        const int row = tile / ACROSS * Rows - 1, col = tile % ACROSS * 8 - 1;
+        const T* const from = x + (static_cast<long long>(row) * Width + col) * stride;
+#pragma unroll 4
+        for (int i = thread; i < (Rows + 2) * COLS * UNITS; i += Threads) {
+            const int pixel = i / UNITS, down = pixel / COLS, right = pixel % COLS;
+            const bool real = inside((row + down) * Width, pixels) && inside(col + right, Width);
+            cp_async_16(slot + pixel * PITCH + i % UNITS * 16,
+                        real ? from + (down * Width + right) * stride + i % UNITS * 8 : x, real);
         }
     }
 
-    // z = gconv(x) + bias for those pixels, as A fragments; two pairs of groups at a time, if there is an even number,
-    // so that their dependent instructions interleave.
-    template <class T>
-    static __device__ void convolve(u32 (&z)[Channels / 16][4], const unsigned char* shared,
-                                    const int (&offsets)[CONV_BLOCKS], const unsigned char* weights,
-                                    const unsigned char* bias, int lane) {
-        constexpr int PAIRS = Channels / 16 % 2 == 0 ? 2 : 1;
+    // By column of taps, the row that a lane hands to ldmatrix: of four, from that above the warp's two to that below.
+    struct Place {
+        int offsets[3];
+
+        __device__ Place(int slot, int zero, int tile, int first, int pixels, int lane) {
+            const int top = (tile / ACROSS * Rows + first / 8) % Height, down = lane / 8;
+            const bool real = inside(top + down - 1, Height);
 #pragma unroll
-        for (int pair = 0; pair < Channels / 16; pair += PAIRS) {
-            float acc[2 * PAIRS][4];
-            Vec16 w[PAIRS][CONV_BLOCKS];
-#pragma unroll
-            for (int i = 0; i < PAIRS * CONV_BLOCKS; ++i)
-                w[i / CONV_BLOCKS][i % CONV_BLOCKS] =
-                    load_shared_16(weights + (pair * CONV_BLOCKS + i) * BLOCK_BYTES + lane * 16);
-#pragma unroll
-            for (int group = 0; group < 2 * PAIRS; ++group)
-                fill_accumulator(acc[group], load_shared_f32x2(bias + (2 * pair + group) * 32 + lane % 4 * 8));
-#pragma unroll
-            for (int step = 0; step < CONV_BLOCKS; ++step) {
-                u32 a[2 * PAIRS][4];
-#pragma unroll
-                for (int group = 0; group < 2 * PAIRS; ++group)
-                    ldmatrix_x4(a[group], shared + offsets[step] + pair * 32 + group * 16);
-#pragma unroll
-                for (int group = 0; group < 2 * PAIRS; ++group) {
-                    u32 b[2];
-                    conv_b(b, w[group / 2], group % 2, step);
-                    mma_m16n8k16<T>(acc[group], a[group], b[0], b[1]);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < PAIRS; ++i) accumulators_to_a<T>(z[pair + i], acc[2 * i], acc[2 * i + 1]);
+            for (int dx = 0; dx < 3; ++dx)
+                offsets[dx] = real ? slot + ((first / 8 + down) * COLS + lane % 8 + dx) * PITCH : zero;
         }
-    }
+    };
+
+    // Loads the rows of `Groups` groups whose channels begin at `shared`.
+    template <int Groups>
+    struct Taps {
+        u32 rows[Groups][3][4];
+
+        __device__ Taps(const unsigned char* shared, const Place& place) {
+#pragma unroll
+            for (int i = 0; i < 3 * Groups; ++i)
+                ldmatrix_x4(rows[i / 3][i % 3], shared + place.offsets[i % 3] + i / 3 * 16);
+        }
+        __device__ void operator()(u32 (&a)[4], int group, int step) const {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int tap = 2 * step + i / 2;
+                a[i] = tap < 9 ? rows[group][tap % 3][i % 2 + tap / 3] : 0;
+            }
+        }
+    };
 };
 
 // `Rows` whole rows of an image, or `Images` whole images.

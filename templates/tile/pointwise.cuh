@@ -5,7 +5,6 @@
 // STAGES. OUTER_N tells the order of the packed core matrices: [N / 8][K / 8] if true, else [K / 16][N / 8][2].
 // ADDS_RESIDUAL adds a tensor like the output; `static float activate(float)` is applied before.
 #pragma once
-#include "ptx/grid_order.cuh"
 #include "tile/index.cuh"
 #include "tile/ring.cuh"
 #include "tile/store.cuh"
@@ -110,8 +109,6 @@ __device__ inline void pointwise(unsigned char* shared, const T* in, const unsig
     const int items = ceil_div(pixels, Spec::PIXELS) * Spec::SPLIT;
     const int first_row = at.warp_m * Shape::M_TILES * 16, first_block = at.warp_n * Shape::MY_BLOCKS;
     const int my_weights = Shape::IN_BYTES + first_block * 2 * Shape::N8_STRIDE + core_row(Shape::N8_STRIDE, at.lane);
-    let_kernel_after_begin();
-    wait_for_kernel_before();  // which made `in`
     LoadPointwiseStep<T, Spec> load(in, weights, pixels, items);
     Ring<Spec::STAGES, Shape::SLOT, LoadPointwiseStep<T, Spec>> ring(shared, load);
 

@@ -18,11 +18,11 @@ TEXT = ""
 """The name of the rendered text among its headers."""
 CALLS: Mapping[str, tuple[str, ...]] = {
     "barrier": ("__syncthreads", "__syncwarp"),
-    "wait": ("cp_async_wait", "mbarrier_wait", "wgmma_wait"),
-    "arrival": ("mbarrier_arrive", "mbarrier_arrive_expect", "mbarrier_arrive_after_copies"),
+    "wait": ("cp_async_wait", "mbarrier_wait", "wgmma_wait", "cluster_wait"),
+    "arrival": ("mbarrier_arrive", "mbarrier_arrive_expect", "cluster_arrive"),
     "fence": ("mbarrier_init_fence", "wgmma_fence", "fence_proxy_async"),
     "commit": ("cp_async_commit", "wgmma_commit"),
-    "start": ("mbarrier_init", "bulk_copy"),
+    "start": ("mbarrier_init", "bulk_copy", "bulk_copy_to_cta"),
     "hint": ("wgmma_pin", "raise_registers", "lower_registers"),
     "order": ("wait_for_kernel_before", "let_kernel_after_begin"),
     "expectation": ("mbarrier_arrive_expect",),

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from cluster_programs import CLUSTER_EXAMPLES
 from convfirst_programs import EXAMPLES, Example
 from mutation_sites import Site, remove, sites
 from wgmma_programs import HOPPER_EXAMPLES
@@ -20,7 +21,7 @@ from kgen.render import Source
 
 TIME_LIMIT_S = 5.0
 """Of one launch: a mutant may loop for ever."""
-PROGRAMS = EXAMPLES | HOPPER_EXAMPLES
+PROGRAMS = EXAMPLES | HOPPER_EXAMPLES | CLUSTER_EXAMPLES
 MOST_DEMANDING = ("resident, two warps across", "everything split", "unused pixels", "smallest layers")
 LEAST_SITES = {
     "barrier": 12,
@@ -50,9 +51,24 @@ EXCUSED = (
         "bytes may land before they are expected: a phase lasts until its arrival, and its count may be below zero",
     ),
     (
+        "barrier __syncwarp",
+        "load_weights(shared, barriers, weights, mine); __syncwarp();",
+        "it brings lanes together again after a branch, which the emulator's do by themselves",
+    ),
+    (
+        "barrier __syncwarp",
+        "(mine.rank + other) % CLUSTER, landed); __syncwarp();",
+        "it brings lanes together again after a branch, which the emulator's do by themselves",
+    ),
+    (
         "mask tap < 9 in tile/grouped_conv.cuh",
         "",
         "its tap has the weight zero: only a NaN there shows, as in test_a_nan_pixel_reaches_its_neighbours_only",
+    ),
+    (
+        "mask inside(pixel, pixels) in tile/flat_conv.cuh",
+        "",
+        "it keeps pixels that do not exist from reading what a slot still holds; nobody stores what is made of it",
     ),
     ("guard (item >= items)", "", "it saves copies of an item that does not exist, whose masks make them zeros"),
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cluster_programs import CLUSTER
 from convfirst_programs import FUSED, SPLIT
 from wgmma_programs import WGMMA_FUSED, WGMMA_LAYERS
 
@@ -21,7 +22,7 @@ PROBLEM = Problem(batch=2, height=8, width=16, channels=96, expansion=1.5)
 
 def test_each_side_has_the_fields_that_its_kernels_need() -> None:
     found = choices(replace(PROBLEM, channels=128), H200)
-    bases = (FUSED, SPLIT, replace(SPLIT, boundary="layers"), WGMMA_FUSED, WGMMA_LAYERS)
+    bases = (FUSED, SPLIT, replace(SPLIT, boundary="layers"), CLUSTER, WGMMA_FUSED, WGMMA_LAYERS)
     assert list(found) == [base.boundary for base in bases]
     for base in bases:
         used = {name for name, value in base.to_json().items() if value is not None}
@@ -45,7 +46,9 @@ def test_a_side_has_no_values_that_its_rules_forbid() -> None:
     assert wide["layers"]["project_chunk"] == (16, 32, 96)
 
 
-@pytest.mark.parametrize("config", [FUSED, SPLIT, WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary)
+@pytest.mark.parametrize(
+    "config", [FUSED, SPLIT, CLUSTER, WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary
+)
 def test_a_config_comes_back_from_its_json(config: Any) -> None:
     values = config.to_json()
     assert config_from_json(values) == config
@@ -57,7 +60,7 @@ def test_a_config_comes_back_from_its_json(config: Any) -> None:
     [
         (
             {"boundary": "both"},
-            "boundary must be one of fused, split, layers, wgmma_fused, wgmma_layers, but got boundary='both'",
+            "boundary must be one of fused, split, layers, cluster, wgmma_fused, wgmma_layers, but got boundary='both'",
         ),
         ({"boundary": ["fused"]}, r"boundary must be one of .*, but got boundary=\['fused'\]"),
         ({"boundary": ...}, "boundary must be one of .*, but boundary is missing"),
@@ -72,7 +75,7 @@ def test_a_wrong_field_is_named(change: dict[str, Any], sentence: str) -> None:
     assert "; " in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary)
+@pytest.mark.parametrize("config", [CLUSTER, WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary)
 def test_a_field_of_another_side_is_unknown(config: Any) -> None:
     values = config.to_json()
     missing = list(values)[1]

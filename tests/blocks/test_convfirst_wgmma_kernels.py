@@ -8,24 +8,33 @@ from typing import Any
 
 import pytest
 from convfirst_programs import H200, RUNS, Example, assert_nan_stays_near
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from random_problems import (
+    ACTIVATIONS,
+    BAD_BOUNDARIES,
+    DTYPES,
+    REPEATABLE,
+    SEEDS,
+    failures_on_the_gpu,
+    problems,
+    random_candidates,
+)
 from wgmma_programs import HOPPER_EXAMPLES, WGMMA_FUSED, WGMMA_LAYERS
 
 from kgen.blocks.convfirst import Problem, plan, wgmma
 from kgen.blocks.convfirst.config import WgmmaConfig
 from kgen.cases import make_case
-from kgen.compile import CompilePool, compile_cubin
+from kgen.compile import compile_cubin
 from kgen.devices import Device, find_device
 from kgen.emulator import build
-from kgen.errors import KgenError
 from kgen.render import render
 from kgen.verify import smaller_program, verify_in_emulator, verify_on_gpu
 
 EMULATED_FLOPS = 3e8
 GPU_PROBLEMS = 200
-ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh", "identity")
-DTYPES = ("float16", "bfloat16")
+HOPPER_CHANNELS = {16: 256, 64: 768}
+"""The most channels on the GPU, by what they are a multiple of: those of 64 are for the layers' kernels, too."""
 
 
 @pytest.mark.parametrize("name", HOPPER_EXAMPLES)
@@ -125,33 +134,8 @@ def random_config(problem: Problem, device: Device, rng: random.Random) -> Wgmma
     raise AssertionError(f"300 draws must give a feasible config of {side}, but gave none for {problem}")
 
 
-@st.composite
-def problems(draw: st.DrawFn, max_channels: int, max_size: int, max_batch: int, max_flops: float) -> Problem:
-    """Problems that the Hopper kernels can compute."""
-    unit = draw(st.sampled_from((16, 64)))  # of 64: the layers' kernels, too
-    channels = unit * draw(st.integers(1, (max_channels if unit == 64 else min(max_channels, 256)) // unit))
-    hidden = unit * draw(st.integers(max(32, channels) // unit, 4 * channels // unit))
-    one = Problem(1, 1, 1, channels, hidden / channels)
-    pixels = max(1, int(max_flops / one.flops))
-    height = draw(st.integers(1, min(max_size, pixels)))
-    width = draw(st.integers(1, min(max_size, pixels // height)))
-    return replace(
-        one,
-        batch=draw(st.integers(1, min(max_batch, pixels // height // width))),
-        height=height,
-        width=width,
-        activation=draw(st.sampled_from(ACTIVATIONS)),
-        dtype=draw(st.sampled_from(DTYPES)),
-        residual=draw(st.booleans()),
-    )
-
-
-SEEDS = st.integers(0, 2**32 - 1)
-REPEATABLE = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-
-
 @settings(REPEATABLE, max_examples=40)
-@given(problem=problems(128, 12, 5, EMULATED_FLOPS), sms=st.integers(1, 2), seed=SEEDS)
+@given(problem=problems({16: 128, 64: 128}, 12, 5, EMULATED_FLOPS), sms=st.integers(1, 2), seed=SEEDS)
 def test_random_problems_in_the_emulator(problem: Problem, sms: int, seed: int) -> None:
     device = replace(H200, sms=sms)  # few, so that persistent CTAs work through several tiles
     config = random_config(problem, device, random.Random(seed))
@@ -160,15 +144,6 @@ def test_random_problems_in_the_emulator(problem: Problem, sms: int, seed: int) 
     library, case = build(render(program)), make_case(problem, seed)
     for completion in ("late", "random"):
         assert verify_in_emulator(case, program, library, seed=seed, completion=completion).output > 0
-
-
-# Ragged last tiles, images of one column or one row, one pixel, and images that a tile holds many of.
-# fmt: off
-BAD_BOUNDARIES = (
-    (1, 1, 1), (1, 1, 65), (1, 65, 1), (3, 43, 1), (3, 1, 43), (1, 7, 9), (1, 8, 8), (1, 8, 9), (133, 1, 1),
-    (200, 2, 3), (1, 56, 56), (5, 31, 33),
-)
-# fmt: on
 
 
 def at_bad_boundaries(side: str, channels: int, device: Device, count: int) -> list[tuple[Problem, WgmmaConfig]]:
@@ -197,40 +172,11 @@ def hopper_gpu() -> Device:
     return device
 
 
-def random_candidates(count: int) -> list[tuple[Problem, int]]:
-    """Problems, each with the seed of its config."""
-    found = []
-
-    @settings(REPEATABLE, max_examples=count, phases=[Phase.generate])
-    @given(problem=problems(768, 40, 5, 2e10), seed=SEEDS)
-    def collect(problem: Problem, seed: int) -> None:
-        found.append((problem, seed))
-
-    collect()
-    return found
-
-
-def failures_on_the_gpu(device: Device, candidates: list[tuple[Problem, WgmmaConfig]]) -> list[str]:
-    """What goes wrong, a sentence each."""
-    from kgen.launch import LoadedProgram
-
-    programs = [plan(problem, config, device) for problem, config in candidates]
-    failures = []
-    with CompilePool() as pool:
-        cubins = [pool.submit(render(program), program.arch) for program in programs]
-        for (problem, config), program, cubin in zip(candidates, programs, cubins, strict=True):
-            try:
-                verify_on_gpu(make_case(problem), LoadedProgram(program, cubin.result()))
-            except KgenError as error:
-                failures.append(f"{problem} with {config}: {error}")
-    return failures
-
-
 @pytest.mark.gpu
 @pytest.mark.timeout(900)
 def test_random_problems_on_the_gpu() -> None:
     device = hopper_gpu()
-    seeded = random_candidates(GPU_PROBLEMS)
+    seeded = random_candidates(GPU_PROBLEMS, problems(HOPPER_CHANNELS, 40, 5, 2e10))
     assert len(seeded) == GPU_PROBLEMS
     candidates = [(problem, random_config(problem, device, random.Random(seed))) for problem, seed in seeded]
     failures = failures_on_the_gpu(device, candidates)

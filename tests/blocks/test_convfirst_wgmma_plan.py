@@ -21,6 +21,7 @@ from wgmma_programs import WGMMA_FUSED, WGMMA_LAYERS
 
 from kgen.blocks.convfirst import Problem, choices, default_config, draw, plan, wgmma
 from kgen.blocks.convfirst.config import WgmmaConfig
+from kgen.blocks.convfirst.stages import MMA_FLOPS
 from kgen.blocks.convfirst.wgmma.geometry import PRODUCER_REGISTERS, consumer_registers
 from kgen.compile import compile_cubin
 from kgen.devices import find_device
@@ -46,6 +47,16 @@ BROKEN = [
     (FUSED, {"overlap": 1}, {}, "overlap", "True or False, but got overlap=1"),
     (LAYERS, {"project_deferred": None}, {}, "project_deferred", "True or False, but got project_deferred=None"),
     (LAYERS, {"conv_images": 0}, {}, "conv_images", "an integer >= 1, but got conv_images=0"),
+    (FUSED, {"conv_reuse": "columns"}, {}, "conv_reuse", "one of rows, none, but got conv_reuse='columns'"),
+    (FUSED, {"conv_reuse": "rows"}, {"width": 12}, "conv_reuse", "a width in multiples of 8, an even height and"),
+    (FUSED, {"conv_reuse": "rows"}, {"height": 7}, "conv_reuse", "but got width=16, height=7, conv_output='registers'"),
+    (
+        FUSED,
+        {"conv_reuse": "rows", "conv_output": "shared"},
+        {},
+        "conv_reuse",
+        "conv_output='shared'; use conv_reuse='",
+    ),
     (FUSED, {"sigmoid": "erf"}, {}, "sigmoid", "one of exp2, tanh, but got sigmoid='erf'"),
     (FUSED, {"conv_output": "l2"}, {}, "conv_output", "one of registers, shared, but got conv_output='l2'"),
     (
@@ -227,6 +238,24 @@ def test_fused_accounting_by_hand() -> None:
     assert (program.tiles, program.ragged, program.arch, program.workspace_bytes) == (2, True, "sm_90a", 0)
 
 
+def test_strips_by_hand() -> None:
+    """Two images of 8 rows in two strips, 8 pixels wide and 24 rows high: 10 x 26 pixels with their halo."""
+    program = plan(PROBLEM, replace(FUSED, conv_reuse="rows"), H200)
+    (runs,) = plan(PROBLEM, FUSED, H200).kernels
+    (strips,) = program.kernels
+    assert (program.tiles, program.ragged, strips.grid) == (2, True, 2)
+    assert stage(runs, "load").l2_bytes - stage(strips, "load").l2_bytes == 2 * (HALO_PIXELS - 260) * 64 * 2
+    fragments = 384 // 16 * 64 // 8
+    assert stage(runs, "conv").shared_bytes - stage(strips, "conv").shared_bytes == fragments * (5 - 3) * 512
+    assert stage(runs, "conv").issued_flops == stage(strips, "conv").issued_flops
+    assert strips.shared_bytes - runs.shared_bytes == 2 * (260 * 144 // 128 + 1 - -(-HALO_PIXELS * 144 // 128)) * 128
+
+
+def test_hopper_kernels_begin_before_the_one_before_has_ended() -> None:
+    for config in (FUSED, LAYERS):
+        assert all(kernel.begins_early for kernel in plan(PROBLEM, config, H200).kernels)
+
+
 def test_resident_weights_are_loaded_once_per_cta() -> None:
     one_sm = replace(H200, sms=1)
     (streamed,) = plan(PROBLEM, FUSED, one_sm).kernels
@@ -248,20 +277,26 @@ def test_z_in_shared_memory_is_read_there_for_every_chunk() -> None:
 def test_layers_convolution_by_hand() -> None:
     """An image has 16 columns: a pair of strips."""
     whole = plan(PROBLEM, replace(LAYERS, conv_rows=8), H200).kernels[0]
-    assert stage(whole, "conv").issued_flops == CONV_FLOPS * 80 // 72
-    assert stage(whole, "load").l2_bytes == stage(whole, "store").l2_bytes == whole.total("dram_bytes") == X_BYTES
+    # Of 5 mma a row of two strips, the image's first and last row need 4: their taps beyond it are zeros. A fragment
+    # for each row's left and middle taps, and one for the right taps of each row and the zeros above.
+    assert stage(whole, "conv").issued_flops == 2 * 8 * (5 * 8 - 2) * MMA_FLOPS
+    assert stage(whole, "conv").shared_bytes == 2 * 8 * (8 + 9) * 512
+    assert stage(whole, "load").l2_bytes == X_BYTES + whole.grid * CONV_WEIGHTS
+    assert stage(whole, "store").l2_bytes == X_BYTES
+    assert whole.total("dram_bytes") == X_BYTES + CONV_WEIGHTS
     # A slot has the rows of an image with a zero pixel before each, a row on either side, 144 bytes a pixel.
     assert whole.shared_bytes == 2 * (9 * 17 + 16 + 2) * 144
     assert (whole.grid, whole.work_items, whole.threads) == (2, 2, 256)
     # A tile of 4 rows loads 6, and a CTA has half of the channels.
     parts = plan(PROBLEM, replace(LAYERS, conv_rows=4, conv_channels=32), H200).kernels[0]
     assert stage(parts, "conv").issued_flops == CONV_FLOPS * 80 // 72
-    assert stage(parts, "load").l2_bytes == X_BYTES * 6 // 4
+    assert stage(parts, "conv").shared_bytes == 2 * 2 * 8 * (6 + 5) * 512
+    assert stage(parts, "load").l2_bytes == X_BYTES * 6 // 4 + parts.grid * CONV_WEIGHTS // 2
     assert parts.shared_bytes == 2 * (5 * 17 + 16 + 2) * 80
     assert (parts.grid, parts.work_items) == (2 * 4, 2 * 4)
     # Images of 4 x 4 fill half of a strip each.
     small = plan(Problem(4, 4, 4, 64), replace(LAYERS, conv_rows=4, conv_images=2), H200).kernels[0]
-    assert stage(small, "conv").issued_flops == 2 * stage(small, "conv").flops * 80 // 72
+    assert stage(small, "conv").issued_flops == 2 * 8 * (5 * 4 - 2) * MMA_FLOPS
     assert small.shared_bytes == 2 * (2 * 5 * 5 + 8 + 2) * 144
 
 

@@ -17,6 +17,7 @@ WGMMA_FUSED = WgmmaFusedConfig(
     weight_slots=2,
     x_slots=1,
     overlap=False,
+    conv_reuse="none",
     conv_output="registers",
     sigmoid="exp2",
 )
@@ -87,6 +88,17 @@ HOPPER_EXAMPLES = {
         expansion=4, ctas=2,
     ),
 }
+STRIP_EXAMPLES = {
+    # Three images of 6 rows: tiles of 8 rows begin and end anywhere in them, and the last is cut.
+    "strips": _example(WGMMA_FUSED, 3, 6, 16, 32, conv_reuse="rows", ctas=2),
+    "strips, three warpgroups": _example(
+        WGMMA_FUSED, 5, 10, 8, 48, conv_reuse="rows", warpgroups=3, x_slots=2, overlap=True, weight_slots=3,
+        dtype="bfloat16",
+    ),
+    "strips of two rows": _example(
+        WGMMA_FUSED, 33, 2, 8, 16, conv_reuse="rows", warpgroups=2, x_slots=2, residual=False, activation="relu",
+    ),
+}
 LAYER_EXAMPLES = {
     "smallest layers on wgmma": _example(WGMMA_LAYERS, 3, 5, 5, 64, expansion=1, conv_rows=5),
     # Images of 6 rows in tiles of 2: their halos are rows of the image or zeros.
@@ -111,5 +123,5 @@ LAYER_EXAMPLES = {
         WGMMA_LAYERS, 1, 1, 1, 64, conv_warps=8, expand_deferred=True, project_deferred=True, activation="identity",
     ),
 }
-HOPPER_EXAMPLES |= LAYER_EXAMPLES
+HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES
 # fmt: on

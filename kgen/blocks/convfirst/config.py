@@ -92,6 +92,9 @@ class WgmmaFusedConfig:
     """Slots for pixel tiles."""
     overlap: bool
     """Whether a warpgroup activates a chunk while its tensor cores project the one before."""
+    conv_reuse: ConvReuse
+    """``rows``: tiles are strips 8 pixels wide, whose loaded rows serve all vertical taps. ``none``: tiles are runs
+    of pixels, and every tap is loaded."""
     conv_output: Operand
     """Where the expand matmul finds its A operand: fragments held in registers, or shared memory."""
     sigmoid: Sigmoid
@@ -138,11 +141,36 @@ class WgmmaLayersConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Everything tunable about the kernels for few pixels, in which a cluster of CTAs shares a tile."""
+
+    boundary: Literal["cluster"]
+    cluster: int
+    """CTAs of a cluster, each of which makes a slice of the channels of z, h and y."""
+    pixels: int
+    """Pixels of a tile."""
+    hidden_split: int
+    """Clusters over which one tile's hidden channels are split; if several, a second kernel adds their sums."""
+    warps: int
+    expand_warps_k: int
+    """Warp groups that split a matmul's sum over input channels."""
+    project_warps_k: int
+    sigmoid: Sigmoid
+
+    template: ClassVar[str] = "convfirst_cluster.cu.j2"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON-shaped."""
+        return asdict(self)
+
+
 WgmmaConfig = WgmmaFusedConfig | WgmmaLayersConfig
-ConvFirstConfig = PortableConfig | WgmmaConfig
+ConvFirstConfig = PortableConfig | ClusterConfig | WgmmaConfig
 
 SIDES: Mapping[str, type[ConvFirstConfig]] = {
     **dict.fromkeys(get_args(Boundary), PortableConfig),
+    "cluster": ClusterConfig,
     "wgmma_fused": WgmmaFusedConfig,
     "wgmma_layers": WgmmaLayersConfig,
 }

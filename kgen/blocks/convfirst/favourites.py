@@ -21,7 +21,19 @@ _STARTS = 2
 _ALIKE = 2
 """Favourites that may agree in all of ``_KIND``: the model is too coarse to tell them apart."""
 Rank = tuple[float, int]
-_KIND = ("boundary", "tile_h", "tile_w", "warps_m", "warps_n", "warpgroups", "hidden_chunk", "expand_outputs")
+_KIND = (
+    "boundary",
+    "tile_h",
+    "tile_w",
+    "warps_m",
+    "warps_n",
+    "warpgroups",
+    "hidden_chunk",
+    "expand_outputs",
+    "cluster",
+    "pixels",
+    "hidden_split",
+)
 
 
 def favourites(problem: ConvFirst, device: Device, count: int) -> list[ConvFirstConfig]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kgen.blocks.convfirst import portable, wgmma
-from kgen.blocks.convfirst.config import ConvFirstConfig, PortableConfig
+from kgen.blocks.convfirst import cluster, portable, wgmma
+from kgen.blocks.convfirst.config import ClusterConfig, ConvFirstConfig, PortableConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
 from kgen.machine import Program
@@ -17,4 +17,6 @@ def plan(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> Program
     """
     if isinstance(config, PortableConfig):
         return portable.plan(problem, config, device)
+    if isinstance(config, ClusterConfig):
+        return cluster.plan(problem, config, device)
     return wgmma.plan(problem, config, device)

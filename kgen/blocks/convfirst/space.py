@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from kgen.blocks.convfirst import portable, wgmma
-from kgen.blocks.convfirst.config import SIDES, ConvFirstConfig, PortableConfig
+from kgen.blocks.convfirst import cluster, portable, wgmma
+from kgen.blocks.convfirst.config import SIDES, ClusterConfig, ConvFirstConfig, PortableConfig
 from kgen.blocks.convfirst.portable.space import Choices, default_config
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
@@ -18,7 +18,7 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
 
     The sides are those that the device can run; the fields those that a side has, but for ``boundary`` itself.
     """
-    return portable.choices(problem) | wgmma.choices(problem, device)
+    return portable.choices(problem) | cluster.choices(problem, device) | wgmma.choices(problem, device)
 
 
 def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstConfig | None:
@@ -27,6 +27,8 @@ def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstCon
     side = rng.choice(list(values))
     if SIDES[side] is PortableConfig:
         return relax(problem, portable.draw(problem, side, values[side], rng), device)
+    if SIDES[side] is ClusterConfig:
+        return relax(problem, cluster.draw(values[side], rng), device)
     return relax(problem, wgmma.draw(side, values[side], rng), device)
 
 
@@ -34,4 +36,6 @@ def relax(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> ConvFi
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
     if isinstance(config, PortableConfig):
         return portable.relax(problem, config, device)
+    if isinstance(config, ClusterConfig):
+        return cluster.relax(problem, config, device)
     return wgmma.relax(problem, config, device)

@@ -8,8 +8,8 @@ from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.portable.rules import check, ctas_per_sm
-from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
-from kgen.blocks.convfirst.stages import CONV_FRAGMENT_FLOPS, STORAGE, special_operations
+from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
+from kgen.blocks.convfirst.stages import STORAGE, conv_stage, special_operations
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 
@@ -155,13 +155,7 @@ def _conv_stage(main: MainGeometry) -> Stage:
     a_bytes = config.warps_m * groups * main.conv_loads * 512
     b_bytes = config.warps_m * groups // 2 * CONV_PAIR_BYTES
     z_bytes = 2 * config.pixels * main.channels_per_item
-    return Stage(
-        "grouped conv",
-        "conv",
-        flops=2 * problem.pixels * problem.channels * GROUP_WIDTH * KERNEL_SIZE**2,
-        issued_flops=main.items * fragments * CONV_FRAGMENT_FLOPS,
-        shared_bytes=main.items * (a_bytes + b_bytes + z_bytes),
-    )
+    return conv_stage(problem, main.items * fragments, main.items * (a_bytes + b_bytes + z_bytes))
 
 
 def _expand_stage(main: MainGeometry) -> Stage:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from kgen.blocks.convfirst.config import WgmmaFusedConfig
 from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
+from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
 from kgen.blocks.convfirst.wgmma.geometry import PRODUCER_REGISTERS, FusedGeometry, consumer_registers
-from kgen.blocks.convfirst.wgmma.parts import Constants, Parts, activate_stage, conv_stage, wgmma_stage
+from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage
-
-_CONV_A_BYTES = 5 * 512
-"""What ldmatrix reads to convolve 16 pixels of a group: five k16 steps."""
 
 
 def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> Parts:
@@ -25,6 +23,7 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
         "X_SLOTS": config.x_slots,
         "RESIDENT": kernel.resident,
         "OVERLAP": config.overlap,
+        "CONV_BY_ROWS": kernel.by_rows,
         "Z_IN_SHARED": kernel.z_in_shared,
         "CONSUMER_REGISTERS": consumer_registers(config.warpgroups),
         "PRODUCER_REGISTERS": PRODUCER_REGISTERS,
@@ -41,8 +40,10 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
         steps=kernel.chunks,
         ctas_per_sm=1,
         accumulators=kernel.accumulators,
+        begins_early=True,
     )
-    return Parts(constants, (launch,), workspace_bytes=0, tile_pixels=kernel.pixels)
+    ragged = kernel.tiles * kernel.pixels > problem.pixels
+    return Parts(constants, (launch,), workspace_bytes=0, tiles=kernel.tiles, ragged=ragged)
 
 
 def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
@@ -66,11 +67,15 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
             l2_bytes=loads,
             shared_bytes=loads,
         ),
-        conv_stage(problem, fragments, fragments * (_CONV_A_BYTES + CONV_PAIR_BYTES // 2)),
-        wgmma_stage("expand", problem, computed, weights_read + z_traffic),
+        conv_stage(problem, fragments, fragments * (512 * kernel.conv_loads + CONV_PAIR_BYTES // 2)),
+        matmul_stage("expand", problem, computed, weights_read + z_traffic, "wgmma"),
         activate_stage(problem, config.sigmoid, computed),
-        wgmma_stage("project", problem, computed, weights_read),
+        matmul_stage("project", problem, computed, weights_read, "wgmma"),
         Stage(
-            "residual and store y", "store", dram_bytes=y_bytes, l2_bytes=y_bytes + reloads, shared_bytes=4 * y_bytes
+            "residual and store y" if problem.residual else "store y",
+            "store",
+            dram_bytes=y_bytes,
+            l2_bytes=y_bytes + reloads,
+            shared_bytes=4 * y_bytes,
         ),
     )

@@ -48,7 +48,14 @@ class FusedGeometry:
         return 128 * (self.config.warpgroups + 1)
 
     @property
+    def by_rows(self) -> bool:
+        return self.config.conv_reuse == "rows"
+
+    @property
     def tiles(self) -> int:
+        if self.by_rows:
+            rows = self.problem.batch * self.problem.height
+            return ceil_div(rows, self.pixels // 8) * (self.problem.width // 8)
         return ceil_div(self.problem.pixels, self.pixels)
 
     @property
@@ -70,7 +77,14 @@ class FusedGeometry:
 
     @property
     def halo_pixels(self) -> int:
+        if self.by_rows:
+            return (self.pixels // 8 + 2) * (8 + 2)
         return self.pixels + 2 * (self.problem.width + 1)
+
+    @property
+    def conv_loads(self) -> int:
+        """ldmatrix.x4 instructions for 16 pixels of a group."""
+        return 3 if self.by_rows else 5
 
     @property
     def conv_bytes(self) -> int:

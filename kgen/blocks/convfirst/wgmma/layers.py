@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kgen.blocks.convfirst.config import WgmmaLayersConfig
-from kgen.blocks.convfirst.layout import ceil_div
+from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
 from kgen.blocks.convfirst.wgmma.geometry import (
     CORE_BLOCK,
     PRODUCER_REGISTERS,
@@ -14,12 +15,12 @@ from kgen.blocks.convfirst.wgmma.geometry import (
     conv_kernel,
     matmul_kernels,
 )
-from kgen.blocks.convfirst.wgmma.parts import Constants, Parts, activate_stage, conv_stage, wgmma_stage
+from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage
 
-_ROW_A_BYTES = 2 * 512
-"""What ldmatrix reads to convolve a row of two strips of a group."""
+_FRAGMENT_BYTES = 512
+"""What an ldmatrix reads."""
 _CONV_REGISTERS = 72
 """A thread of the convolution takes at most."""
 
@@ -55,17 +56,22 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
         *(_matmul_kernel(matmul, problem, config, device, in_dram) for matmul in matmuls),
     )
     tile_pixels = max(conv.pixels, *(matmul.pixels for matmul in matmuls))
-    return Parts(constants, kernels, workspace, tile_pixels)
+    tiles = ceil_div(problem.pixels, tile_pixels)
+    return Parts(constants, kernels, workspace, tiles, ragged=problem.pixels % tile_pixels > 0)
 
 
 def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPlan:
     problem = conv.problem
     x_bytes = 2 * problem.pixels * problem.channels
     items = conv.tiles * conv.chunks
-    halo_rows = 0 if conv.rows == problem.height else 2
-    loads = items * conv.images * (conv.rows + halo_rows) * problem.width * 2 * conv.channels
-    fragments = items * conv.groups * conv.strip_pairs * conv.rows
-    reads = items * conv.groups * conv.strip_pairs * (conv.rows + 2) * _ROW_A_BYTES
+    whole = conv.rows == problem.height
+    loads = items * conv.images * (conv.rows + (0 if whole else 2)) * problem.width * 2 * conv.channels
+    # Two strips of a group, down all rows: a row takes two fragments and five instructions. The slot's first row takes
+    # one fragment more, and so do the rows above and below that come from the image; of an image's first and last row
+    # an instruction is spared, as all of its taps are zeros.
+    columns = items * conv.groups * conv.strip_pairs
+    reads = columns * (2 * conv.rows + (1 if whole else 3)) * _FRAGMENT_BYTES
+    skipped = 2 * columns if whole else 0
     ctas = max(
         1,
         min(
@@ -74,21 +80,29 @@ def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPla
             device.registers_per_sm // (_CONV_REGISTERS * conv.threads),
         ),
     )
+    grid = conv.grid(ctas * device.sms)
     stages = (
-        Stage("load x", "load", dram_bytes=x_bytes, l2_bytes=loads, shared_bytes=loads),
-        conv_stage(problem, fragments, reads),
+        Stage(
+            "load x and weights",
+            "load",
+            dram_bytes=x_bytes + problem.channels // 16 * CONV_PAIR_BYTES,
+            l2_bytes=loads + grid * (conv.channels // 16 * CONV_PAIR_BYTES),  # to registers, once a CTA
+            shared_bytes=loads,
+        ),
+        conv_stage(problem, columns * conv.rows, reads, skipped),
         Stage("store z", "store", dram_bytes=x_bytes if in_dram else 0, l2_bytes=x_bytes),
     )
     return KernelPlan(
         symbol="convfirst_wgmma_conv",
         stages=stages,
-        grid=conv.grid(ctas * device.sms),
+        grid=grid,
         threads=conv.threads,
         shared_bytes=conv.shared_bytes,
         work_items=items,
         steps=1,
         ctas_per_sm=ctas,
         accumulators=0,
+        begins_early=True,
     )
 
 
@@ -111,7 +125,7 @@ def _matmul_kernel(
         symbol=f"convfirst_wgmma_{matmul.name}",
         stages=(
             load,
-            wgmma_stage(matmul.name, problem, tiles * matmul.pixels, reads),
+            matmul_stage(matmul.name, problem, tiles * matmul.pixels, reads, "wgmma"),
             *_matmul_ends(matmul, problem, config, in_dram),
         ),
         grid=min(matmul.items, device.sms),

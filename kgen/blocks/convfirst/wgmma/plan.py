@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig
-from kgen.blocks.convfirst.layout import ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import STORAGE
 from kgen.blocks.convfirst.wgmma.fused import fused_parts
@@ -41,6 +40,6 @@ def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
         },
         kernels=parts.kernels,
         workspace_bytes=parts.workspace_bytes,
-        tiles=ceil_div(problem.pixels, parts.tile_pixels),
-        ragged=problem.pixels % parts.tile_pixels > 0,
+        tiles=parts.tiles,
+        ragged=parts.ragged,
     )

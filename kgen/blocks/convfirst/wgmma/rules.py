@@ -95,6 +95,7 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         "conv_output",
         f"conv_output must be one of {', '.join(operands)}, but got conv_output={config.conv_output!r}; choose one",
     )
+    _check_reuse(problem, config)
     _columns("hidden_chunk", config.hidden_chunk, 16)
     divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
     require(
@@ -116,6 +117,22 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         "registers",
         f"a consumer thread has at most {limit} registers with {config.warpgroups} warpgroups, but the config needs "
         f"about {needed}; use smaller chunks or fewer warpgroups",
+    )
+
+
+def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig) -> None:
+    reuses = get_args(options.ConvReuse)
+    require(
+        config.conv_reuse in reuses,
+        "conv_reuse",
+        f"conv_reuse must be one of {', '.join(reuses)}, but got conv_reuse={config.conv_reuse!r}; choose one of them",
+    )
+    require(
+        config.conv_reuse == "none"
+        or (problem.width % 8 == 0 and problem.height % 2 == 0 and config.conv_output == "registers"),
+        "conv_reuse",
+        "conv_reuse='rows' needs a width in multiples of 8, an even height and conv_output='registers', but got "
+        f"width={problem.width}, height={problem.height}, conv_output={config.conv_output!r}; use conv_reuse='none'",
     )
 
 

@@ -57,6 +57,7 @@ def _fused_choices(problem: ConvFirst) -> Choices:
         "weight_slots": tuple(sorted({2, 3, 4, 5, 6, 8} | resident)),
         "x_slots": (1, 2),
         "overlap": (True, False),
+        "conv_reuse": ("rows", "none") if problem.width % 8 == problem.height % 2 == 0 else ("none",),
         "conv_output": ("registers", "shared"),
         "sigmoid": SIGMOIDS[problem.activation],
     }

@@ -1,0 +1,111 @@
+"""The rules a cluster config of convfirst must obey; each failure names its rule, the values and the next step."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from kgen.blocks.convfirst import config as options
+from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry, PartialMatmul
+from kgen.blocks.convfirst.config import ClusterConfig
+from kgen.blocks.convfirst.layout import ceil_div
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.requirements import divides, multiple, require
+from kgen.devices import Device
+
+MAX_CLUSTER = 8
+"""CTAs of the largest cluster that every GPU with clusters runs (CUDA programming guide)."""
+MAX_WARPS = 16
+_REGISTER_OVERHEAD = 24
+"""Registers a thread needs beside the accumulators at the least; what the compiler then spills, its log tells."""
+
+
+def has_clusters(device: Device) -> bool:
+    """Whether CTAs of the device form clusters: from compute capability 9.0 on."""
+    return int(device.arch.removeprefix("sm_")) >= 90
+
+
+def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
+    """Raise InfeasibleError for the first rule that the config breaks."""
+    require(
+        has_clusters(device),
+        "arch",
+        f"clusters need compute capability 9.0 or later, but {device.name} is {device.arch}; use another boundary",
+    )
+    _check_values(config)
+    _check_slices(problem, config)
+    _check_warps(problem, config, device)
+    kernel = ClusterGeometry(problem, config)
+    require(
+        kernel.shared_bytes <= device.shared_per_cta_bytes,
+        "shared_memory",
+        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
+        f"needs {kernel.shared_bytes}; use fewer pixels, larger clusters or a larger hidden_split",
+    )
+
+
+def _check_values(config: ClusterConfig) -> None:
+    for name, value in config.to_json().items():
+        if name not in ("boundary", "sigmoid"):
+            integer = type(value) is int and value >= 1
+            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+    sigmoids = get_args(options.Sigmoid)
+    require(
+        config.sigmoid in sigmoids,
+        "sigmoid",
+        f"sigmoid must be one of {', '.join(sigmoids)}, but got sigmoid={config.sigmoid!r}; choose one of them",
+    )
+    require(
+        2 <= config.cluster <= MAX_CLUSTER,
+        "cluster",
+        f"cluster must be from 2 to {MAX_CLUSTER} CTAs, but got cluster={config.cluster}; use 2, 4 or 8",
+    )
+
+
+def _check_slices(problem: ConvFirst, config: ClusterConfig) -> None:
+    require(
+        problem.channels % 32 == 0,
+        "channels",
+        f"the cluster kernels need channels in multiples of 32, but the problem has {problem.channels}; use another "
+        "boundary",
+    )
+    divides("cluster", config.cluster, problem.channels // 16, "channels / 16")
+    divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
+    divides("cluster", config.cluster, problem.hidden // config.hidden_split // 16, "hidden / hidden_split / 16")
+    part = problem.hidden // config.hidden_split
+    require(
+        part % 32 == 0,
+        "hidden_split",
+        f"hidden / hidden_split must be a multiple of 32, but got {part} with hidden_split={config.hidden_split}; "
+        "use a smaller one, or another boundary",
+    )
+
+
+def _check_warps(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
+    multiple("warps", config.warps, ceil_div(config.pixels, 16))
+    require(
+        config.warps <= MAX_WARPS,
+        "warps",
+        f"warps must be at most {MAX_WARPS}, but got warps={config.warps}; use 4 or 8, with few pixels",
+    )
+    kernel = ClusterGeometry(problem, config)
+    _check_matmul("expand", kernel.expand, config.cluster, device)
+    _check_matmul("project", kernel.project, config.cluster, device)
+
+
+def _check_matmul(name: str, matmul: PartialMatmul, cluster: int, device: Device) -> None:
+    divides(f"{name}_warps_k", matmul.warps_k, matmul.warps, "warps")
+    divides(f"{name}_warps_k", matmul.warps_k, matmul.inputs // 32, f"the inputs of {name} / 32")
+    require(
+        cluster % matmul.warps_k == 0 or matmul.warps_k % cluster == 0,
+        f"{name}_warps_k",
+        f"{name}_warps_k must divide cluster, {cluster}, or be a multiple of it, so that groups of warps begin or end "
+        f"with a CTA's channels, but got {name}_warps_k={matmul.warps_k}; use 1 or {cluster}",
+    )
+    limit = min(255, device.registers_per_sm // (32 * matmul.warps))
+    needed = matmul.accumulators + _REGISTER_OVERHEAD
+    require(
+        needed <= limit,
+        "registers",
+        f"a thread has at most {limit} registers with {matmul.warps} warps, but {name} needs about {needed}; "
+        "use fewer pixels, larger clusters or a larger hidden_split",
+    )
