@@ -12,7 +12,6 @@ A row also says how the block's rate compares with the vendor's matmul of 8192 x
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import time
@@ -28,6 +27,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(os.cpu_count()))
 
 import cupy
 import torch
+from harness import save
 
 from kgen import env
 from kgen.blocks.convfirst import Problem, Weights
@@ -35,6 +35,7 @@ from kgen.cases import Case, make_case
 from kgen.devices import Device, find_device
 from kgen.machine import efficiency
 from kgen.measure import Replay, Timing, long_enough, rotation, time_interleaved
+from kgen.render import template_digest
 from kgen.runtime import load
 
 SHAPES = "64x56,96x56,128x28,192x28,256x14,384x14,512x7,768x7"
@@ -144,6 +145,9 @@ def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[s
     return row_of(problem, device, [runner.name for runner, _ in contenders], timings, errors) | {
         "skipped": [] if contiguous else ["contiguous"],
         "notes": [str(warning.message) for warning in told if warning.category.__name__ == "KgenWarning"],
+        "boundary": block.config.boundary,
+        "template_digest": template_digest(block.config.template),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -190,15 +194,8 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
-def save(out: Path, described: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put the row into the file, in place of one of the same problem; rows from another environment go."""
-    old = json.loads(out.read_text()) if out.exists() else {}
-    rows = old["rows"] if old.get("environment") == described else []
-    rows = [other for other in rows if other["problem"] != row["problem"]] + [row]
-    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    env.atomic_write(out, json.dumps({"when": when, "environment": described, "rows": rows}, indent=2).encode() + b"\n")
-    return rows
+def order(row: dict[str, Any]) -> tuple[int, int]:
+    return -row["problem"]["batch"], row["problem"]["channels"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -224,7 +221,8 @@ def main() -> None:
     matmul = matmul_flops_per_s()
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split(",")]
     problems = [Problem(int(n), size, size, c) for n in options.batches.split(",") for c, size in shapes]
-    start, rows, lean_s = time.perf_counter(), [], 15.0
+    rows: list[dict[str, Any]] = []
+    start, lean_s = time.perf_counter(), 15.0
     for done, problem in enumerate(problems):
         began = time.perf_counter()
         left_s = options.time_limit - (began - start)
@@ -238,7 +236,8 @@ def main() -> None:
         torch.cuda.empty_cache()
         took_s = time.perf_counter() - began
         lean_s = 0.5 * lean_s + 0.5 * (took_s / 2 if both else took_s)
-        rows = save(options.out, described, row)
+        rows.append(row)
+        save(options.out, described, [row], ("problem",), order)
         print(f"{problem}: ratio {row['ratio']:.2f}, {took_s:.0f} s", flush=True)
     print(table(rows))
 

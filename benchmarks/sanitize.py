@@ -9,32 +9,26 @@ grids to 16 SMs' worth of CTAs: small enough to be quick, with several tiles a C
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import ROOT, environment, find_tool, run_to_end, save, tool_version
 
-from kgen import env
-from kgen.blocks.convfirst import Problem, plan
+from kgen.blocks.convfirst import plan
 from kgen.cases import make_case
 from kgen.devices import Device, find_device
 from kgen.errors import KgenError
 from kgen.machine import Program
-from kgen.render import family_digest, render
-from kgen.tuned import Environment, TunedEntry, load_file
+from kgen.render import render
+from kgen.tuned import TunedEntry, load_file
 
-ROOT = Path(__file__).parents[1]
 TOOLS = ("memcheck", "racecheck")
 MAX_BATCH = 8
 MAX_SMS = 16
@@ -55,32 +49,17 @@ class Sanitizer:
     device: str
     timeout_s: float
 
-    def version(self) -> str:
-        told = subprocess.run([self.command, "--version"], capture_output=True, text=True, check=True).stdout
-        return next((line.strip() for line in told.splitlines() if line.startswith("Version")), told.strip())
-
     def run(self, tool: str, number: int) -> tuple[int | None, str]:
         """What one tool finds in one entry: the number of errors, None where there is no telling, and the output."""
         child = [sys.executable, __file__, "--tuned", self.tuned, "--device", self.device, "--child", str(number)]
         options = ["--tool", tool, "--kernel-regex", "kns=convfirst", "--report-api-errors", "no"]
-        process = subprocess.Popen(
-            [self.command, *options, *map(str, child)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that the tool and the child below it end together
-        )
-        try:
-            output, _ = process.communicate(timeout=self.timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            return None, f"{output}\nended after {self.timeout_s:g} s"
+        code, output = run_to_end([self.command, *options, *map(str, child)], self.timeout_s)
+        if code is None:
+            return None, output
         found = SUMMARIES[tool].findall(output)
         errors = sum(int(count) for counts in found for count in counts if count)
-        if not found or (process.returncode and not errors):
-            return None, f"{output}\nexit code {process.returncode}"
+        if not found or (code and not errors):
+            return None, f"{output}\nexit code {code}"
         return errors, output
 
 
@@ -118,39 +97,15 @@ def run_entry(entry: TunedEntry, device: Device) -> None:
     case.judge(case.errors(np.square(difference).sum(axis=1), abs(difference).max(axis=1), case.index))
 
 
-def environment(device: Device, sanitizer: Sanitizer) -> dict[str, Any]:
-    from cupy_backends.cuda.api import runtime
-
-    driver = int(runtime.driverGetVersion())
-    described = Environment(
-        gpu=device.title,
-        arch=device.arch,
-        sms=device.sms,
-        clock_mhz=device.clock_mhz,
-        driver=f"{driver // 1000}.{driver % 1000 // 10}",
-        nvrtc=env.nvrtc_version(),
-        kgen=env.version(),
-        template_digest=family_digest(Problem.family),
-    )
-    return asdict(described) | {"sanitizer": sanitizer.version()}
-
-
-def save(out: Path, described: dict[str, Any], row: dict[str, Any]) -> None:
-    """Put the row into the file, in place of one of the same problem and tool; rows of another environment go."""
-    old = json.loads(out.read_text()) if out.exists() else {}
-    rows = old["rows"] if old.get("environment") == described else []
-    same = ("problem", "tool")
-    rows = [other for other in rows if any(other[name] != row[name] for name in same)] + [row]
-    rows.sort(key=lambda one: (one["tool"], one["problem"]["channels"], -one["problem"]["batch"], str(one["problem"])))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    env.atomic_write(out, json.dumps({"environment": described, "rows": rows}, indent=2).encode() + b"\n")
+def order(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["tool"], row["problem"]["channels"], -row["problem"]["batch"], str(row["problem"])
 
 
 def sanitize(
     sanitizer: Sanitizer, tools: Sequence[str], entries: Sequence[TunedEntry], device: Device, out: Path, jobs: int
 ) -> int:
     """Run every tool on every entry; returns how many runs found something or failed."""
-    described = environment(device, sanitizer)
+    described = environment(device) | {"sanitizer": tool_version(sanitizer.command)}
     bad = 0
     with ThreadPoolExecutor(jobs) as pool:
         running = {
@@ -169,7 +124,7 @@ def sanitize(
                 "errors": errors,
                 "kernels": [kernel.symbol for kernel in program.kernels],
             }
-            save(out, described, row)
+            save(out, described, [row], ("problem", "tool"), order)
             print(f"{tool} of {entry.problem}: {'failed' if errors is None else f'{errors} errors'}", flush=True)
             if errors != 0:
                 bad += 1
@@ -207,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KgenError as error:
         print(error, file=sys.stderr)
         return 2
-    command = shutil.which(options.sanitizer) or shutil.which(options.sanitizer, path="/usr/local/cuda/bin")
+    command = find_tool(options.sanitizer)
     if command is None or device.ordinal is None:
         print(
             "compute-sanitizer and a local GPU are needed; install the CUDA toolkit or pass --sanitizer",
