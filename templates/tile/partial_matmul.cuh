@@ -5,14 +5,24 @@
 
 constexpr int common_divisor(int a, int b) { return b ? common_divisor(b, a % b) : a; }
 
-// Pixels x (32 KSteps) inputs to Pixels x (8 NTiles) outputs. WarpsK groups of warps sum over every WarpsK-th step of
-// inputs each; the warps of a group share out the outputs first, then the pixels, as far as these divide evenly.
-template <class T, int Pixels, int KSteps, int NTiles, int Slices, int Warps, int WarpsK>
+// Slices come in turns: first that of CTA `rank`, then that of the CTA before it, and so on, as they land.
+__device__ inline int slice_of_turn(int turn, int rank, int slices) {
+    return turn <= rank ? rank - turn : rank - turn + slices;
+}
+
+// Pixels x inputs, Slices slices of 16 Blocks, to pixels x 8 NTiles outputs. WarpsK groups of warps sum over every so
+// many slices each, or over equal parts of one; the warps of a group share out the outputs first, then the pixels, as
+// far as these divide evenly.
+template <class T, int Pixels, int Slices, int Blocks, int NTiles, int Warps, int WarpsK>
 struct PartialMatmul {
-    static_assert(Warps % WarpsK == 0 && KSteps % WarpsK == 0, "groups of warps share out the inputs evenly");
-    static constexpr int SLICE_BLOCKS = 2 * KSteps / Slices;  // of 16 inputs
-    static constexpr int IN_PITCH = pitch_bytes(SLICE_BLOCKS * 16), SLICE_BYTES = Pixels * IN_PITCH;
-    static constexpr int M_TILES = ceil_div(Pixels, 16), GROUP = Warps / WarpsK, STEPS = KSteps / WarpsK;
+    static constexpr int SHARERS = WarpsK > Slices ? WarpsK / Slices : 1;  // groups of a slice
+    static constexpr int STRIDE = WarpsK / SHARERS;                        // slices under way at a time
+    static constexpr int MY_BLOCKS = Blocks / SHARERS;                     // of a slice, of a group
+    static_assert(Warps % WarpsK == 0 && Slices % STRIDE == 0 && WarpsK % SHARERS == 0 && Blocks % SHARERS == 0,
+                  "groups of warps share out the inputs evenly");
+    static constexpr int IN_PITCH = pitch_bytes(Blocks * 16), SLICE_BYTES = Pixels * IN_PITCH;
+    static constexpr int M_TILES = ceil_div(Pixels, 16), GROUP = Warps / WarpsK;
+    static constexpr int SLICE_STEPS = ceil_div(MY_BLOCKS, 2), STEPS = Slices / STRIDE * SLICE_STEPS;
     static constexpr int WARPS_N = common_divisor(GROUP, NTiles);
     static constexpr int WARPS_M = common_divisor(GROUP / WARPS_N, M_TILES);
     static constexpr int MY_M = M_TILES / WARPS_M, MY_N = NTiles / WARPS_N;
@@ -20,36 +30,45 @@ struct PartialMatmul {
     static constexpr int GROUP_BYTES = Pixels * PITCH;
     static constexpr int BYTES = WarpsK * GROUP_BYTES;
 
-    // Fragments of one step of 32 inputs.
+    // Fragments of one step: 32 inputs, or the last 16 of a slice.
     struct Operands {
         u32 a[MY_M][2][4], b[MY_N][4];
     };
 
-    // From the first block of inputs of a group to another; a group's blocks begin with a slice, or end in one.
-    static constexpr __device__ int block_offset(int block) {
-        return block / SLICE_BLOCKS * SLICE_BYTES + block % SLICE_BLOCKS * 32;
-    }
+    // Blocks of a step.
+    static constexpr __device__ int blocks(int step) { return step % SLICE_STEPS * 2 + 1 < MY_BLOCKS ? 2 : 1; }
 
-    // Weights are core matrices: those of the next 8 outputs and of the next 16 inputs lie `n8_stride` and `k16_stride`
-    // bytes on.
-    static __device__ void run(unsigned char* partial, const unsigned char* in, const unsigned char* weights,
-                               int n8_stride, int k16_stride) {
+    // weights(turn, slice) is called before any input of the slice is read. It returns the slice's weights, core
+    // matrices of which those of the next 8 outputs and of the next 16 inputs lie `n8_stride` and `k16_stride` bytes
+    // on.
+    template <class Weights>
+    static __device__ void run(unsigned char* partial, const unsigned char* in, int rank, int n8_stride, int k16_stride,
+                               Weights weights) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / GROUP;
-        const int first = warp % WARPS_M * MY_M * 16, part = warp % GROUP / WARPS_M;
+        const int first = warp % WARPS_M * MY_M * 16, part = warp % GROUP / WARPS_M,
+                  share = group % SHARERS * MY_BLOCKS;
         if (part >= WARPS_N) return;
-        const unsigned char* rows[MY_M];
+        int rows[MY_M];
 #pragma unroll
         for (int m = 0; m < MY_M; ++m)
-            rows[m] = in + min(first + m * 16 + lane % 16, Pixels - 1) * IN_PITCH + lane / 16 * 16 +
-                      block_offset(group * 2 * STEPS);
-        const unsigned char* const mine =
-            weights + part * MY_N * n8_stride + core_row(k16_stride, lane) + group * 2 * STEPS * k16_stride;
+            rows[m] = min(first + m * 16 + lane % 16, Pixels - 1) * IN_PITCH + lane / 16 * 16 + share * 32;
+        const int columns = part * MY_N * n8_stride + share * k16_stride;
+        const unsigned char *inputs = nullptr, *matrices = nullptr;
         const auto load = [&](Operands& to, int step) {
+            if (step % SLICE_STEPS == 0) {
+                const int turn = step / SLICE_STEPS * STRIDE + group / SHARERS;
+                const int slice = slice_of_turn(turn, rank, Slices);
+                matrices = weights(turn, slice) + columns;
+                inputs = in + slice * SLICE_BYTES;
+            }
+            const int block = step % SLICE_STEPS * 2;
 #pragma unroll
-            for (int i = 0; i < 2 * MY_M; ++i)
-                ldmatrix_x4(to.a[i / 2][i % 2], rows[i / 2] + block_offset(2 * step + i % 2));
+            for (int i = 0; i < blocks(step) * MY_M; ++i)
+                ldmatrix_x4(to.a[i % MY_M][i / MY_M], inputs + rows[i % MY_M] + (block + i / MY_M) * 32);
+            const unsigned char* const row =
+                matrices + block * k16_stride + core_row(blocks(step) == 2 ? k16_stride : 0, lane);
 #pragma unroll
-            for (int n = 0; n < MY_N; ++n) ldmatrix_x4(to.b[n], mine + n * n8_stride + 2 * step * k16_stride);
+            for (int n = 0; n < MY_N; ++n) ldmatrix_x4(to.b[n], row + n * n8_stride);
         };
         float acc[2][MY_M][MY_N][4] = {};  // of even and odd blocks of 16 inputs, so that neighbours do not wait
         Operands operands[2];
@@ -59,7 +78,7 @@ struct PartialMatmul {
             if (step + 1 < STEPS) load(operands[(step + 1) % 2], step + 1);
             const Operands& now = operands[step % 2];
 #pragma unroll
-            for (int i = 0; i < 2 * MY_M * MY_N; ++i) {
+            for (int i = 0; i < blocks(step) * MY_M * MY_N; ++i) {
                 const int half = i / (MY_M * MY_N), m = i / MY_N % MY_M, n = i % MY_N;
                 mma_m16n8k16<T>(acc[half][m][n], now.a[m][half], now.b[n][2 * half], now.b[n][2 * half + 1]);
             }

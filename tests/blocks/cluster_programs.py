@@ -25,7 +25,8 @@ CLUSTER = ClusterConfig(
 def _example(batch: int, height: int, width: int, channels: int, **rest: Any) -> Example:
     kinds = {name: rest.pop(name) for name in ("expansion", "activation", "dtype", "residual") if name in rest}
     problem = Problem(batch, height, width, channels, **({"expansion": 1} | kinds))
-    return Example(problem, replace(CLUSTER, **rest))
+    limit = rest.pop("shared_limit", None)
+    return Example(problem, replace(CLUSTER, **rest), shared_limit=limit)
 
 
 # fmt: off
@@ -45,6 +46,13 @@ CLUSTER_EXAMPLES = {
         dtype="bfloat16",
     ),
     "groups of warps within a slice": _example(1, 6, 6, 128, pixels=12, warps=4, expand_warps_k=4, project_warps_k=4),
+    "an odd number of blocks": _example(1, 6, 5, 48, cluster=3, warps=3, project_warps_k=3, expansion=2),
+    "slices of an odd number of blocks": _example(2, 3, 7, 96, pixels=20, warps=4, expand_warps_k=2),
+    # Shared memory for the project weights of one turn of four, and of none of two.
+    "three turns late": _example(
+        2, 4, 5, 128, cluster=4, pixels=20, warps=4, expansion=2, project_warps_k=2, shared_limit=48000,
+    ),
+    "all turns late": _example(2, 4, 4, 64, hidden_split=2, warps=4, expansion=4, shared_limit=24000),
     "two pairs at a time": _example(2, 6, 6, 128, pixels=24, sigmoid="tanh"),
     "hidden split": _example(2, 4, 4, 64, hidden_split=2, pixels=12, warps=6, expansion=2, sigmoid="tanh"),
     "hidden split, four CTAs": _example(

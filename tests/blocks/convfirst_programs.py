@@ -58,16 +58,21 @@ LAYERS = replace(SPLIT, boundary="layers")
 
 @dataclass(frozen=True)
 class Example:
-    """A problem and a config; ``ctas`` limits every kernel's grid (per split), None leaves the plan's."""
+    """A problem and a config; ``ctas`` limits every kernel's grid (per split), ``shared_limit`` a CTA's shared memory.
+
+    None leaves the plan's grid, and an H200's shared memory.
+    """
 
     problem: Problem
     config: ConvFirstConfig
     ctas: int | None = None
+    shared_limit: int | None = None
 
     @cached_property
     def program(self) -> Program:
         """The plan, with few CTAs so that each works through several items."""
-        program = plan(self.problem, self.config, H200)
+        device = H200 if self.shared_limit is None else replace(H200, shared_per_cta_bytes=self.shared_limit)
+        program = plan(self.problem, self.config, device)
         if self.ctas is None:
             return program
         kernels = [replace(one, grid=min(one.grid, self.ctas * self._splits(one))) for one in program.kernels]

@@ -44,24 +44,20 @@ BROKEN = [
     ({"sigmoid": "erf"}, {}, "sigmoid", "one of exp2, tanh, but got sigmoid='erf'"),
     ({"cluster": 1}, {}, "cluster", "from 2 to 8 CTAs, but got cluster=1; use 2, 4 or 8"),
     ({"cluster": 16}, {"channels": 512}, "cluster", "from 2 to 8 CTAs, but got cluster=16"),
-    ({}, {"channels": 80}, "channels", "channels in multiples of 32, but the problem has 80; use another boundary"),
+    ({"hidden_split": 32}, {}, "hidden_split", "at most 16, but got hidden_split=32; use 8 or 16"),
     ({"cluster": 3}, {}, "cluster", "divide channels / 16 (4), but got cluster=3; choose from (1, 2, 4)"),
     ({"hidden_split": 3}, {}, "hidden_split", "divide hidden / 16 (8), but got hidden_split=3"),
+    ({"hidden_split": 16}, {}, "hidden_split", "hidden / 16 (8), but got hidden_split=16; choose from (1, 2, 4, 8)"),
     ({"hidden_split": 4}, {}, "cluster", "divide hidden / hidden_split / 16 (2), but got cluster=4"),
-    (
-        *({"cluster": 3, "hidden_split": 1, "warps": 3}, {"channels": 96, "expansion": 1.5}, "hidden_split"),
-        "hidden / hidden_split must be a multiple of 32, but got 144 with hidden_split=1; use a smaller one",
-    ),
     ({"warps": 4}, {}, "warps", "warps must be a multiple of 3, but got warps=4"),
     ({"warps": 18}, {}, "warps", "warps must be at most 16, but got warps=18; use 4 or 8"),
     ({"expand_warps_k": 4}, {}, "expand_warps_k", "divide warps (6), but got expand_warps_k=4"),
-    ({"expand_warps_k": 6}, {}, "expand_warps_k", "divide the inputs of expand / 32 (2), but got expand_warps_k=6"),
-    ({"project_warps_k": 4, "warps": 12}, {}, "project_warps_k", "the inputs of project / 32 (2), but got project_wa"),
     (
         *({"expand_warps_k": 3}, {"channels": 192}, "expand_warps_k"),
-        "expand_warps_k must divide cluster, 4, or be a multiple of it, so that groups of warps begin or end with a "
-        "CTA's channels, but got expand_warps_k=3; use 1 or 4",
+        "expand_warps_k must divide cluster, 4, or be a multiple of it by a divisor of 3, the blocks of 16 inputs that "
+        "a CTA makes, but got expand_warps_k=3; use 1 or 4",
     ),
+    ({"project_warps_k": 12, "warps": 12}, {}, "project_warps_k", "by a divisor of 1, the blocks of 16 inputs that"),
     (
         *({"cluster": 2, "pixels": 64, "warps": 4, "expand_warps_k": 1, "hidden_split": 1}, {"channels": 256}),
         *("registers", "at most 255 registers with 4 warps, but expand needs about"),
@@ -91,12 +87,13 @@ def test_a_broken_rule_is_named_with_values_and_next_step(
         (
             {"cluster": 2, "pixels": 64, "warps": 4, "expand_warps_k": 1, "hidden_split": 1},
             {"channels": 256},
-            {"cluster": 8, "warps": 8, "project_warps_k": 1},
+            {"cluster": 4, "warps": 8, "project_warps_k": 1},
         ),
-        ({}, {"channels": 80}, None),
+        ({}, {"channels": 80}, {"cluster": 5, "expand_warps_k": 1, "project_warps_k": 1}),
+        ({}, {"channels": 176}, None),
         ({}, {"width": 4000}, None),
     ],
-    ids=["feasible", "warps along k", "registers", "channels", "shared memory"],
+    ids=["feasible", "warps along k", "registers", "five CTAs", "channels", "shared memory"],
 )
 def test_what_breaks_a_rule_is_relaxed_step_by_step(
     changes: dict[str, Any], asked: dict[str, Any], found: dict[str, Any] | None
@@ -125,8 +122,9 @@ def test_clusters_are_for_few_pixels_of_channels_that_they_can_share() -> None:
 
     assert has(1, 56, 64) and has(1, 7, 512) and has(64, 7, 64) and has(1, 1, 32)
     assert not has(2, 56, 64), "the tiles of 64 pixels of 2 x 3136, for two CTAs each, are more than the SMs"
-    assert not has(1, 14, 16) and not has(1, 14, 48), "channels are no multiple of 32"
-    assert not cluster.choices(Problem(1, 7, 7, 32, expansion=1.5), H200), "nor are 48 hidden channels"
+    assert not has(1, 14, 16), "there is nothing to share"
+    assert not has(1, 7, 176), "11 CTAs are too many"
+    assert not cluster.choices(Problem(1, 7, 7, 32, expansion=1.5), H200), "2 divides 32 / 16, but not 48 / 16"
     (side,) = cluster.choices(Problem(1, 7, 7, 192, expansion=4 / 3), H200).values()
     assert side["cluster"] == (2, 4), "3 divides 192 / 16, but not 256 / 16"
 
@@ -136,7 +134,7 @@ def test_choices_are_legal_one_by_one_and_draws_together() -> None:
     (side,) = cluster.choices(problem, H200).values()
     assert side["cluster"] == (2, 4, 8)
     assert {16, 20, 49, 64} <= set(side["pixels"]) and max(side["pixels"]) == 64
-    assert side["expand_warps_k"] == (1, 2, 4, 8) and side["project_warps_k"] == (1, 2, 4, 8, 16)
+    assert side["expand_warps_k"] == side["project_warps_k"] == (1, 2, 4, 8, 16)
     assert cluster.choices(Problem(1, 2, 2, 96, expansion=1), H200)["cluster"]["pixels"][:4] == (1, 2, 4, 16)
     rng = random.Random(0)
     drawn = [cluster.draw(side, rng) for _ in range(500)]
@@ -170,19 +168,32 @@ def test_accounting_by_hand() -> None:
     share = next(one for one in main.stages if one.name == "share z and h")
     assert share.shared_bytes == 48 * 2 * 48 * (64 + 64)
     # Rows of 16 elements take 48 bytes, those of 16 sums 96. h of four slices takes more than x, a zero pixel and the
-    # conv weights, and two groups' sums of project take more than the expand weights.
+    # conv weights.
     h = z = 4 * 48 * 48
     assert h > (48 + 2 * 17 + 1) * 48 + 2560
-    sums = 2 * 48 * 96
-    assert main.shared_bytes == h + z + sums + 2 * 64 * 16 + bias + sums + 5 * 8
+    sums, expand, project, barriers = 2 * 48 * 96, 2 * 64 * 16, 2 * 64 * 16, 8 * (4 + 2 * 3)
+    assert main.shared_bytes == h + z + expand + project + sums + bias + barriers
     assert (main.grid, main.work_items, main.cluster, main.threads, main.steps) == (48, 48, 4, 192, 4)
     assert main.begins_early and total.begins_early
     # Two clusters' parts of y, and x for the residual.
     stored = next(one for one in main.stages if one.name == "store sums")
     assert program.workspace_bytes == stored.l2_bytes == stage(total, "load").l2_bytes == 2 * 4 * 256 * 64
-    assert (total.grid, total.threads, total.cluster, total.shared_bytes) == (256 * 64 // 8 // 128, 128, 1, 0)
+    assert (total.grid, total.threads, total.cluster) == (256 * 64 // 8 // 128, 128, 1)
+    assert total.shared_bytes == 128 * 2 * 32, "both parts of 8 outputs for each thread"
     assert stage(total, "store").l2_bytes == 2 * X_BYTES
     assert (program.tiles, program.ragged, program.arch) == (6, True, "sm_90")
+
+
+def test_project_weights_without_room_come_late() -> None:
+    whole = plan(PROBLEM, FOUR, H200)
+    turn = 2 * 16 * 16
+    assert whole.constants["EARLY"] == 4
+    for late in range(1, 5):
+        room = whole.kernels[0].shared_bytes - late * turn
+        program = plan(PROBLEM, FOUR, replace(H200, shared_per_cta_bytes=room + turn - 1))
+        assert (program.constants["EARLY"], program.kernels[0].shared_bytes) == (4 - late, room)
+    with pytest.raises(InfeasibleError, match=f"at most {room - 1} bytes on h200, but the config needs {room};"):
+        plan(PROBLEM, FOUR, replace(H200, shared_per_cta_bytes=room - 1))
 
 
 def test_a_cluster_that_has_all_hidden_channels_needs_no_second_kernel() -> None:

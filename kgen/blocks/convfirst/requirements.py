@@ -15,9 +15,10 @@ def divides(name: str, part: int, whole: int, whole_name: str) -> None:
     """The rule that ``part``, field ``name``, divides ``whole``."""
     if whole % part == 0:
         return
-    choices = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else _divisors(whole)
+    of_16 = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else []
+    choices = _listed(of_16 or _divisors(whole))
     raise InfeasibleError(
-        name, f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {_listed(choices)}"
+        name, f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {choices}"
     )
 
 

@@ -13,7 +13,7 @@ from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import ConvFirst
 
-_BARRIER_BYTES = 5 * 8
+_WEIGHT_BARRIERS = 4
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class ClusterGeometry:
 
     problem: ConvFirst
     config: ClusterConfig
+    shared_limit: int
+    """Bytes of shared memory that a CTA may have."""
 
     @property
     def threads(self) -> int:
@@ -125,10 +127,25 @@ class ClusterGeometry:
         return 4 * (2 * self.slice_channels + self.slice_hidden)
 
     @property
+    def early(self) -> int:
+        """Slices of h whose project weights find room from the start; the others' take that of the expand weights."""
+        room = self.shared_limit - self._shared_bytes(0)
+        return max(0, min(self.config.cluster, room // self._turn_bytes))
+
+    @property
     def shared_bytes(self) -> int:
+        return self._shared_bytes(self.early)
+
+    @property
+    def _turn_bytes(self) -> int:
+        """Project weights of one slice of h."""
+        return 2 * self.slice_hidden * self.slice_channels
+
+    def _shared_bytes(self, early: int) -> int:
         cluster, expand_bytes = self.config.cluster, 2 * self.slice_hidden * self.problem.channels
         conv = (self.halo_pixels + 1) * pitch_bytes(self.slice_channels) + self.conv_bytes
         h = cluster * self.config.pixels * pitch_bytes(self.slice_hidden)
         z = cluster * self.config.pixels * pitch_bytes(self.slice_channels)
-        weights = max(expand_bytes, self.project.partial_bytes) + self.weight_bytes - expand_bytes
-        return max(conv, h) + z + weights + self.bias_bytes + self.expand.partial_bytes + _BARRIER_BYTES
+        partial = max(self.expand.partial_bytes, self.project.partial_bytes)
+        barriers = 8 * (_WEIGHT_BARRIERS + 2 * (cluster - 1))
+        return max(conv, h) + z + expand_bytes + early * self._turn_bytes + partial + self.bias_bytes + barriers

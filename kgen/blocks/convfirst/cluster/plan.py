@@ -23,7 +23,7 @@ def plan(problem: ConvFirst, config: ClusterConfig, device: Device) -> Program:
         InfeasibleError: the config breaks a rule; ``rule`` is its name, the message holds the values.
     """
     check(problem, config, device)
-    main = ClusterGeometry(problem, config)
+    main = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     kernels = [_main_kernel(main, device)]
     if config.hidden_split > 1:
         kernels.append(_sum_kernel(problem, config))
@@ -47,6 +47,7 @@ def plan(problem: ConvFirst, config: ClusterConfig, device: Device) -> Program:
             "THREADS": main.threads,
             "EXPAND_WARPS_K": config.expand_warps_k,
             "PROJECT_WARPS_K": config.project_warps_k,
+            "EARLY": main.early,
             "SUM_THREADS": _SUM_THREADS,
             "SHARED_BYTES": main.shared_bytes,
         },
@@ -126,7 +127,7 @@ def _sum_kernel(problem: ConvFirst, config: ClusterConfig) -> KernelPlan:
         ),
         grid=items,
         threads=_SUM_THREADS,
-        shared_bytes=0,
+        shared_bytes=32 * _SUM_THREADS * config.hidden_split,
         work_items=items,
         steps=1,
         ctas_per_sm=8,

@@ -15,6 +15,8 @@ from kgen.devices import Device
 MAX_CLUSTER = 8
 """CTAs of the largest cluster that every GPU with clusters runs (CUDA programming guide)."""
 MAX_WARPS = 16
+MAX_HIDDEN_SPLIT = 16
+"""Clusters of a tile; the kernel that adds their sums has all parts of an output on their way at once."""
 _REGISTER_OVERHEAD = 24
 """Registers a thread needs beside the accumulators at the least; what the compiler then spills, its log tells."""
 
@@ -34,7 +36,7 @@ def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     _check_values(config)
     _check_slices(problem, config)
     _check_warps(problem, config, device)
-    kernel = ClusterGeometry(problem, config)
+    kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     require(
         kernel.shared_bytes <= device.shared_per_cta_bytes,
         "shared_memory",
@@ -63,21 +65,13 @@ def _check_values(config: ClusterConfig) -> None:
 
 def _check_slices(problem: ConvFirst, config: ClusterConfig) -> None:
     require(
-        problem.channels % 32 == 0,
-        "channels",
-        f"the cluster kernels need channels in multiples of 32, but the problem has {problem.channels}; use another "
-        "boundary",
+        config.hidden_split <= MAX_HIDDEN_SPLIT,
+        "hidden_split",
+        f"hidden_split must be at most {MAX_HIDDEN_SPLIT}, but got hidden_split={config.hidden_split}; use 8 or 16",
     )
     divides("cluster", config.cluster, problem.channels // 16, "channels / 16")
     divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
     divides("cluster", config.cluster, problem.hidden // config.hidden_split // 16, "hidden / hidden_split / 16")
-    part = problem.hidden // config.hidden_split
-    require(
-        part % 32 == 0,
-        "hidden_split",
-        f"hidden / hidden_split must be a multiple of 32, but got {part} with hidden_split={config.hidden_split}; "
-        "use a smaller one, or another boundary",
-    )
 
 
 def _check_warps(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
@@ -87,19 +81,20 @@ def _check_warps(problem: ConvFirst, config: ClusterConfig, device: Device) -> N
         "warps",
         f"warps must be at most {MAX_WARPS}, but got warps={config.warps}; use 4 or 8, with few pixels",
     )
-    kernel = ClusterGeometry(problem, config)
+    kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     _check_matmul("expand", kernel.expand, config.cluster, device)
     _check_matmul("project", kernel.project, config.cluster, device)
 
 
 def _check_matmul(name: str, matmul: PartialMatmul, cluster: int, device: Device) -> None:
     divides(f"{name}_warps_k", matmul.warps_k, matmul.warps, "warps")
-    divides(f"{name}_warps_k", matmul.warps_k, matmul.inputs // 32, f"the inputs of {name} / 32")
+    slice_blocks = matmul.inputs // cluster // 16
     require(
-        cluster % matmul.warps_k == 0 or matmul.warps_k % cluster == 0,
+        cluster % matmul.warps_k == 0
+        or (matmul.warps_k % cluster == 0 and slice_blocks % (matmul.warps_k // cluster) == 0),
         f"{name}_warps_k",
-        f"{name}_warps_k must divide cluster, {cluster}, or be a multiple of it, so that groups of warps begin or end "
-        f"with a CTA's channels, but got {name}_warps_k={matmul.warps_k}; use 1 or {cluster}",
+        f"{name}_warps_k must divide cluster, {cluster}, or be a multiple of it by a divisor of {slice_blocks}, the "
+        f"blocks of 16 inputs that a CTA makes, but got {name}_warps_k={matmul.warps_k}; use 1 or {cluster}",
     )
     limit = min(255, device.registers_per_sm // (32 * matmul.warps))
     needed = matmul.accumulators + _REGISTER_OVERHEAD

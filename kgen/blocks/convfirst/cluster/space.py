@@ -26,21 +26,15 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
     """Values by side and field, for problems small enough that every cluster finds SMs at once."""
     channels, hidden = problem.channels // 16, problem.hidden // 16
     clusters = tuple(c for c in range(2, MAX_CLUSTER + 1) if channels % c == hidden % c == 0)
-    if (
-        not has_clusters(device)
-        or not clusters
-        or channels % 2
-        or hidden % 2
-        or problem.pixels * clusters[0] > _MOST_PIXELS * device.sms
-    ):
+    if not has_clusters(device) or not clusters or problem.pixels * clusters[0] > _MOST_PIXELS * device.sms:
         return {}
     side: Choices = {
         "cluster": clusters,
         "pixels": _tiles(problem.pixels),
         "hidden_split": tuple(s for s in (1, 2, 3, 4, 6, 8, 12, 16) if hidden % s == 0),
         "warps": (4, 6, 8, 12, 16),
-        "expand_warps_k": tuple(k for k in _WARPS_K if channels % (2 * k) == 0),
-        "project_warps_k": tuple(k for k in _WARPS_K if hidden % (2 * k) == 0),
+        "expand_warps_k": tuple(k for k in _WARPS_K if channels % k == 0),
+        "project_warps_k": tuple(k for k in _WARPS_K if hidden % k == 0),
         "sigmoid": SIGMOIDS[problem.activation],
     }
     return {"cluster": side}
