@@ -5,15 +5,16 @@
 // of an accumulator rounded to pairs is one contiguous store of the warp.
 //
 // A Spec gives the sizes as constexpr int: K and N channels in and out; WARPGROUPS of 64 pixels each; OUTPUTS, the
-// channels of one work item; STAGES of K_STEP input channels. OUTER_N tells the order of the packed weights: [N][K] if
+// channels of one work item; STAGES of K_STEP input channels; CLUSTER CTAs that work on neighbouring pixels at a time,
+// and load the weights for one another. OUTER_N tells the order of the packed weights: [N][K] if
 // true, else 16 of K after 16 of K. `static float activate(float x, float bias)` gives act(x + bias). LAST says that
 // the output is the block's, in its plain layout; ADDS_RESIDUAL then adds a tensor like it. DEFERRED keeps two sets of
 // accumulators and stores an item's results while the tensor cores multiply the next one's.
 #pragma once
-#include "ptx/bulk_copy.cuh"
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
 #include "ptx/wgmma.cuh"
+#include "tile/cluster_ring.cuh"
 #include "tile/index.cuh"
 #include "tile/slots.cuh"
 #include "tile/store.cuh"
@@ -42,6 +43,7 @@ struct WgmmaShape {
     static constexpr int THREADS = CONSUMERS + 128;
     static constexpr int STEPS = Spec::K / K_STEP;
     static constexpr int SPLIT = Spec::N / Spec::OUTPUTS;
+    using Cluster = ClusterRing<Spec::CLUSTER>;
     static_assert(STEPS * K_STEP == Spec::K && SPLIT * Spec::OUTPUTS == Spec::N, "steps and items tile the channels");
 
     // Shared memory: slots (input pixels, then weights), each warp's strip of the output, biases, barriers.
@@ -66,6 +68,13 @@ struct WgmmaShape {
     static constexpr int SLICES = Spec::OUTPUTS / 16 / SLICE_BLOCKS;
     static constexpr int STEP_SLICES = ceil_div(SLICES, STEPS);
     static constexpr int STORING_STEPS = Spec::DEFERRED ? ceil_div(SLICES, STEP_SLICES) : 1;
+
+    // A cluster's work item is as many tiles of pixels as it has CTAs, maybe beyond the tensor, and OUTPUTS channels.
+    static __device__ int items(int pixels) { return ceil_div(pixels, Spec::CLUSTER * PIXELS) * SPLIT; }
+    static __device__ int first_item() { return blockIdx.x / Spec::CLUSTER; }
+    static __device__ int next_item() { return gridDim.x / Spec::CLUSTER; }
+    // This CTA's tile.
+    static __device__ int tile(int item) { return item / SPLIT * Spec::CLUSTER + Cluster::rank(); }
 };
 
 template <class Spec>
@@ -76,13 +85,13 @@ struct WgmmaBarriers {
         mbarrier_init(&biases, 1);
         for (int i = 0; i < Spec::STAGES; ++i) {
             mbarrier_init(&full[i], 1);
-            mbarrier_init(&empty[i], WgmmaShape<Spec>::CONSUMERS / 32);
+            mbarrier_init(&empty[i], Spec::CLUSTER * WgmmaShape<Spec>::CONSUMERS / 32);
         }
         mbarrier_init_fence();
     }
 };
 
-// One warp copies the biases, and each step's pixels and weights.
+// One warp copies the biases, and each step's pixels and its share of the weights.
 template <class Spec>
 __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& barriers, const unsigned char* in,
                                   const unsigned char* weights, const float* bias, int pixels, int items) {
@@ -99,10 +108,10 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
     }
     wait_for_kernel_before();  // which made `in`
     Slots<Spec::STAGES> slot;
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    for (int item = Shape::first_item(); item < items; item += Shape::next_item()) {
         const unsigned char* w = weights + item % Shape::SPLIT * Spec::OUTPUTS * (Spec::OUTER_N ? Spec::K * 2 : 32);
         // A warpgroup beyond the tensor multiplies its last block once more, and stores nothing.
-        const int block = min(item / Shape::SPLIT * Spec::WARPGROUPS + lane, last_block);
+        const int block = min(Shape::tile(item) * Spec::WARPGROUPS + lane, last_block);
         const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * CORE_BLOCK_BYTES;
         for (int step = 0; step < Shape::STEPS; ++step) {
             mbarrier_wait(&barriers.empty[slot.index], slot.parity ^ 1);
@@ -111,8 +120,8 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
             if (lane == 0) mbarrier_arrive_expect(full, Shape::SLOT);
             __syncwarp();
             if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * CORE_BLOCK_BYTES, a, CORE_BLOCK_BYTES, full);
-            for (int i = lane; i < PIECES; i += 32)
-                bulk_copy(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
+            for (int i = lane * Spec::CLUSTER + Shape::Cluster::rank(); i < PIECES; i += 32 * Spec::CLUSTER)
+                Shape::Cluster::load(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
             a += CORE_BLOCK_BYTES;
             w += Spec::OUTER_N ? Shape::K_STEP * 16 : Shape::K_STEP / 16 * STRIDE;
             slot.advance();
@@ -143,7 +152,7 @@ struct StoreItem {
     int pixels;
     int item = 0;
 
-    __device__ int first() const { return item / Shape::SPLIT * Shape::PIXELS + threadIdx.x / 32 * 16; }
+    __device__ int first() const { return Shape::tile(item) * Shape::PIXELS + threadIdx.x / 32 * 16; }
     __device__ int output() const { return item % Shape::SPLIT * Spec::OUTPUTS; }
 
     // Slices `from` to `to`, constants once inlined.
@@ -232,7 +241,7 @@ struct Consumer {
     __device__ void finish() {
         wgmma_wait<Pending>();
         const int done = slot.index - 1 - Pending;
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[done < 0 ? done + Spec::STAGES : done]);
+        Shape::Cluster::release(&barriers.empty[done < 0 ? done + Spec::STAGES : done]);
     }
 
     // Multiplies an item; calls meanwhile(step) while each of the first STORING_STEPS steps is under way.
@@ -258,7 +267,7 @@ struct Consumer {
 template <class T, class Spec>
 __device__ inline void multiply_items(Consumer<T, Spec> consumer, StoreItem<T, Spec> results, int items) {
     using Shape = WgmmaShape<Spec>;
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    for (int item = Shape::first_item(); item < items; item += Shape::next_item()) {
         typename Shape::Accumulators acc;
         consumer.multiply(acc, [](int) {});
         results.item = item;
@@ -277,13 +286,13 @@ __device__ inline void multiply_items_deferred(Consumer<T, Spec> consumer, Store
         });
     };
     results.item = items;  // beyond the tensor: nothing to store before the first item
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    for (int item = Shape::first_item(); item < items; item += Shape::next_item()) {
         // Nothing is under way here, but unless told so, ptxas serialises every multiplication.
         wgmma_wait<0>();
         wgmma_pin(odd);
         multiply(even, odd);
         results.item = item;
-        item += gridDim.x;
+        item += Shape::next_item();
         if (item >= items) return results.store(even, 0, Shape::SLICES);
         multiply(odd, even);
         results.item = item;
@@ -297,10 +306,11 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
                                        const float* bias, const T* residual, T* out, int pixels) {
     using Shape = WgmmaShape<Spec>;
     WgmmaBarriers<Spec>& barriers = *reinterpret_cast<WgmmaBarriers<Spec>*>(shared + Shape::BARRIERS);
-    const int items = ceil_div(pixels, Shape::PIXELS) * Shape::SPLIT;
+    const int items = Shape::items(pixels);
     let_kernel_after_begin();
     if (threadIdx.x == 0) barriers.initialise();
     __syncthreads();
+    Shape::Cluster::meet();
     if (threadIdx.x < Shape::CONSUMERS) {
         raise_registers<Spec::CONSUMER_REGISTERS>();
         mbarrier_wait(&barriers.biases, 0);
@@ -314,4 +324,5 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
         lower_registers<Spec::PRODUCER_REGISTERS>();
         if (threadIdx.x < Shape::CONSUMERS + 32) load_steps<Spec>(shared, barriers, in, weights, bias, pixels, items);
     }
+    Shape::Cluster::meet();
 }

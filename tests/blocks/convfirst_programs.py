@@ -83,7 +83,7 @@ class Example:
         config, channels = self.config, self.problem.channels
         if isinstance(config, PortableConfig):
             return math.lcm(config.out_split, config.hidden_split, channels // config.channel_chunk)
-        return channels // config.conv_channels if kernel.symbol == "convfirst_wgmma_conv" else 1
+        return channels // config.conv_channels if kernel.symbol == "convfirst_wgmma_conv" else kernel.cluster
 
     @cached_property
     def source(self) -> Source:

@@ -47,6 +47,9 @@ BROKEN = [
     (FUSED, {"overlap": 1}, {}, "overlap", "True or False, but got overlap=1"),
     (LAYERS, {"project_deferred": None}, {}, "project_deferred", "True or False, but got project_deferred=None"),
     (LAYERS, {"conv_images": 0}, {}, "conv_images", "an integer >= 1, but got conv_images=0"),
+    (FUSED, {"cluster": 3}, {}, "cluster", "cluster must be one of (1, 2, 4), but got cluster=3; choose one of them"),
+    (LAYERS, {"expand_cluster": 8}, {}, "expand_cluster", "one of (1, 2, 4), but got expand_cluster=8"),
+    (LAYERS, {"project_cluster": 0}, {}, "project_cluster", "an integer >= 1, but got project_cluster=0"),
     (FUSED, {"conv_reuse": "columns"}, {}, "conv_reuse", "one of rows, none, but got conv_reuse='columns'"),
     (FUSED, {"conv_reuse": "rows"}, {"width": 12}, "conv_reuse", "a width in multiples of 8, an even height and"),
     (FUSED, {"conv_reuse": "rows"}, {"height": 7}, "conv_reuse", "but got width=16, height=7, conv_output='registers'"),
@@ -263,6 +266,37 @@ def test_resident_weights_are_loaded_once_per_cta() -> None:
     assert streamed.grid == resident.grid == 1
     assert stage(streamed, "load").l2_bytes - stage(resident, "load").l2_bytes == MATRICES
     assert resident.shared_bytes - streamed.shared_bytes == 4 * (2 * 32 * 64 + 2 * 8)
+
+
+def test_the_ctas_of_a_cluster_share_out_the_weights() -> None:
+    (alone,) = plan(PROBLEM, FUSED, H200).kernels
+    (pair,) = plan(PROBLEM, replace(FUSED, cluster=2), H200).kernels
+    assert (pair.cluster, pair.grid, pair.work_items) == (2, 2, 2)
+    assert stage(alone, "load").l2_bytes - stage(pair, "load").l2_bytes == MATRICES
+    assert stage(alone, "load").shared_bytes == stage(pair, "load").shared_bytes
+    # Two of four CTAs have no tile, but compute as if they had.
+    (four,) = plan(PROBLEM, replace(FUSED, cluster=4), H200).kernels
+    assert (four.cluster, four.grid, four.work_items) == (4, 4, 4)
+    assert four.total("issued_flops") == 2 * pair.total("issued_flops")
+    program = plan(PROBLEM, replace(LAYERS, expand_cluster=2, project_cluster=4), H200)
+    conv, expand, project = program.kernels
+    assert (conv.cluster, expand.cluster, project.cluster) == (1, 2, 4)
+    assert stage(expand, "load").l2_bytes == 4 * 1 * 128 * (128 + 64 // 2)
+    assert stage(expand, "load").shared_bytes == 4 * 1 * 128 * (128 + 64)
+    assert stage(project, "load").l2_bytes == 8 * 2 * 128 * (64 + 32 // 4)
+    # 256 pixels are two tiles of expand for four CTAs.
+    wider = plan(PROBLEM, replace(LAYERS, expand_cluster=4), H200).kernels[1]
+    assert (wider.grid, wider.work_items) == (8, 8)
+    assert wider.total("issued_flops") == 2 * MATMUL_FLOPS
+
+
+def test_a_grid_has_whole_clusters_that_fit_the_gpu() -> None:
+    problem = replace(PROBLEM, batch=256)
+    for sms, cluster, grid in ((132, 1, 132), (132, 4, 132), (131, 4, 128), (3, 2, 2), (1, 2, 2)):
+        device = replace(H200, sms=sms)
+        config = replace(LAYERS, expand_cluster=cluster, project_cluster=cluster)
+        grids = {kernel.grid for kernel in plan(problem, config, device).kernels[1:]}
+        assert grids == {plan(problem, replace(FUSED, cluster=cluster), device).kernels[0].grid} == {grid}
 
 
 def test_z_in_shared_memory_is_read_there_for_every_chunk() -> None:

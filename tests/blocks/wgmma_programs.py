@@ -41,7 +41,7 @@ WGMMA_LAYERS = WgmmaLayersConfig(
 
 
 def _example(base: WgmmaConfig, batch: int, height: int, width: int, channels: int, **rest: Any) -> Example:
-    """One that a single CTA works through, or ``ctas``."""
+    """One that a single CTA or cluster works through, or ``ctas`` of them."""
     ctas = rest.pop("ctas", 1)
     kinds = {name: rest.pop(name) for name in ("expansion", "activation", "dtype", "residual") if name in rest}
     problem = Problem(batch, height, width, channels, **({"expansion": 2} | kinds))
@@ -123,5 +123,28 @@ LAYER_EXAMPLES = {
         WGMMA_LAYERS, 1, 1, 1, 64, conv_warps=8, expand_deferred=True, project_deferred=True, activation="identity",
     ),
 }
-HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES
+SHARING_EXAMPLES = {
+    # Three tiles for two CTAs: the second has none in the end, but goes on loading its part of the weights.
+    "two CTAs": _example(WGMMA_FUSED, 3, 5, 9, 16, cluster=2),
+    "two CTAs, strips": _example(
+        WGMMA_FUSED, 3, 6, 16, 32, conv_reuse="rows", x_slots=2, overlap=True, weight_slots=3, cluster=2,
+        activation="gelu_tanh", sigmoid="tanh",
+    ),
+    "two CTAs, resident": _example(
+        WGMMA_FUSED, 5, 5, 7, 64, hidden_chunk=48, weight_slots=4, expansion=1.5, cluster=2, dtype="bfloat16",
+    ),
+    "four CTAs, z in shared memory": _example(
+        WGMMA_FUSED, 6, 9, 9, 32, hidden_chunk=32, weight_slots=3, conv_output="shared", x_slots=2, overlap=True,
+        cluster=4, activation="gelu", residual=False,
+    ),
+    "two clusters": _example(WGMMA_FUSED, 5, 7, 9, 16, cluster=2, weight_slots=3, ctas=2),
+    "layers, two CTAs": _example(
+        WGMMA_LAYERS, 3, 5, 9, 64, expansion=1, conv_rows=5, expand_cluster=2, project_cluster=2,
+    ),
+    "layers, four CTAs, deferred": _example(
+        WGMMA_LAYERS, 7, 7, 7, 128, conv_rows=7, expand_stages=3, project_stages=4, expand_deferred=True,
+        project_deferred=True, expand_cluster=4, project_cluster=4, dtype="bfloat16", ctas=2,
+    ),
+}
+HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES
 # fmt: on

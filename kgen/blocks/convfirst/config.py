@@ -98,6 +98,8 @@ class WgmmaFusedConfig:
     conv_output: Operand
     """Where the expand matmul finds its A operand: fragments held in registers, or shared memory."""
     sigmoid: Sigmoid
+    cluster: int = 1
+    """CTAs that work on neighbouring tiles at a time, and load weights for one another."""
 
     template: ClassVar[str] = "convfirst_wgmma_fused.cu.j2"
 
@@ -133,6 +135,9 @@ class WgmmaLayersConfig:
     project_stages: int
     project_deferred: bool
     sigmoid: Sigmoid
+    expand_cluster: int = 1
+    """CTAs of a cluster, which work on neighbouring pixels and load weights for one another."""
+    project_cluster: int = 1
 
     template: ClassVar[str] = "convfirst_wgmma_layers.cu.j2"
 

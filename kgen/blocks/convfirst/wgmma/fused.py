@@ -17,6 +17,7 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
     kernel = FusedGeometry(problem, config)
     constants: Constants = {
         "WARPGROUPS": config.warpgroups,
+        "CLUSTER": config.cluster,
         "THREADS": kernel.threads,
         "HIDDEN_CHUNK": config.hidden_chunk,
         "WEIGHT_SLOTS": config.weight_slots,
@@ -29,18 +30,19 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
         "PRODUCER_REGISTERS": PRODUCER_REGISTERS,
         "SHARED_BYTES": kernel.shared_bytes,
     }
-    grid = min(kernel.tiles, device.sms)
+    grid = min(kernel.work_items, max(1, device.sms // config.cluster) * config.cluster)
     launch = KernelPlan(
         symbol="convfirst_wgmma_fused",
         stages=_stages(kernel, grid),
         grid=grid,
         threads=kernel.threads,
         shared_bytes=kernel.shared_bytes,
-        work_items=kernel.tiles,
+        work_items=kernel.work_items,
         steps=kernel.chunks,
         ctas_per_sm=1,
         accumulators=kernel.accumulators,
         begins_early=True,
+        cluster=config.cluster,
     )
     ragged = kernel.tiles * kernel.pixels > problem.pixels
     return Parts(constants, (launch,), workspace_bytes=0, tiles=kernel.tiles, ragged=ragged)
@@ -49,14 +51,14 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
 def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
     problem, config = kernel.problem, kernel.config
     channels, hidden = problem.channels, problem.hidden
-    computed = kernel.tiles * kernel.pixels
+    computed = kernel.work_items * kernel.pixels
     matrices = 2 * 2 * channels * hidden
     y_bytes = 2 * problem.pixels * channels
-    loads = 2 * kernel.tiles * kernel.halo_pixels * channels
-    loads += grid * (kernel.conv_bytes + kernel.bias_bytes) + matrices * (grid if kernel.resident else kernel.tiles)
+    x_and_constants = 2 * kernel.tiles * kernel.halo_pixels * channels + grid * (kernel.conv_bytes + kernel.bias_bytes)
+    weights = matrices * (grid if kernel.resident else kernel.work_items)
     z_bytes = 2 * computed * channels  # written once, read for every chunk
     z_traffic = z_bytes * (1 + kernel.chunks) if kernel.z_in_shared else 0
-    weights_read = kernel.tiles * config.warpgroups * matrices // 2
+    weights_read = kernel.work_items * config.warpgroups * matrices // 2
     reloads = y_bytes if kernel.z_in_shared and problem.residual else 0  # z has replaced x
     fragments = computed // 16 * (channels // GROUP_WIDTH)
     return (
@@ -64,8 +66,8 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
             "load x and weights",
             "load",
             dram_bytes=2 * problem.pixels * channels + kernel.conv_bytes + matrices + kernel.bias_bytes,
-            l2_bytes=loads,
-            shared_bytes=loads,
+            l2_bytes=x_and_constants + weights // config.cluster,
+            shared_bytes=x_and_constants + weights,
         ),
         conv_stage(problem, fragments, fragments * (512 * kernel.conv_loads + CONV_PAIR_BYTES // 2)),
         matmul_stage("expand", problem, computed, weights_read + z_traffic, "wgmma"),

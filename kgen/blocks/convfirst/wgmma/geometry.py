@@ -59,6 +59,11 @@ class FusedGeometry:
         return ceil_div(self.problem.pixels, self.pixels)
 
     @property
+    def work_items(self) -> int:
+        """Tiles, as many for each CTA of a cluster: some may lie beyond the tensor."""
+        return ceil_div(self.tiles, self.config.cluster) * self.config.cluster
+
+    @property
     def chunks(self) -> int:
         return self.problem.hidden // self.config.hidden_chunk
 
@@ -178,6 +183,8 @@ class MatmulGeometry:
     """Output channels of one work item."""
     stages: int
     deferred: bool
+    cluster: int
+    """CTAs that load weights for one another."""
 
     @property
     def last(self) -> bool:
@@ -193,8 +200,13 @@ class MatmulGeometry:
         return 128 * (self.warpgroups + 1)
 
     @property
+    def tiles(self) -> int:
+        """Of pixels, as many for each CTA of a cluster: some may lie beyond the tensor."""
+        return ceil_div(self.total_pixels, self.cluster * self.pixels) * self.cluster
+
+    @property
     def items(self) -> int:
-        return ceil_div(self.total_pixels, self.pixels) * (self.channels // self.outputs)
+        return self.tiles * (self.channels // self.outputs)
 
     @property
     def steps(self) -> int:
@@ -208,6 +220,11 @@ class MatmulGeometry:
     @property
     def slot_bytes(self) -> int:
         return 2 * CORE_BLOCK * (self.pixels + self.outputs)
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Of a slot, those that the CTA asks L2 for: the cluster's CTAs share out the weights."""
+        return 2 * CORE_BLOCK * (self.pixels + self.outputs // self.cluster)
 
     @property
     def shared_bytes(self) -> int:
@@ -227,6 +244,6 @@ def matmul_kernels(problem: ConvFirst, config: WgmmaLayersConfig) -> tuple[Matmu
     expand = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
     project = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
     return (
-        MatmulGeometry("expand", problem.pixels, channels, hidden, *expand),
-        MatmulGeometry("project", problem.pixels, hidden, channels, *project),
+        MatmulGeometry("expand", problem.pixels, channels, hidden, *expand, config.expand_cluster),
+        MatmulGeometry("project", problem.pixels, hidden, channels, *project, config.project_cluster),
     )

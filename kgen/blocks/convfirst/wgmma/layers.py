@@ -43,6 +43,7 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
             f"{name}_WARPGROUPS": matmul.warpgroups,
             f"{name}_OUTPUTS": matmul.outputs,
             f"{name}_STAGES": matmul.stages,
+            f"{name}_CLUSTER": matmul.cluster,
             f"{name}_DEFERRED": matmul.deferred,
             f"{name}_CONSUMER_REGISTERS": consumer_registers(matmul.warpgroups),
             f"{name}_PRODUCER_REGISTERS": PRODUCER_REGISTERS,
@@ -110,25 +111,24 @@ def _matmul_kernel(
     matmul: MatmulGeometry, problem: ConvFirst, config: WgmmaLayersConfig, device: Device, in_dram: bool
 ) -> KernelPlan:
     weight_bytes = 2 * matmul.inputs * matmul.channels
-    loads = matmul.items * matmul.steps * matmul.slot_bytes
-    tiles = ceil_div(problem.pixels, matmul.pixels)
+    filled = matmul.items * matmul.steps * matmul.slot_bytes
     # Each warpgroup reads its pixels and all of the weights from its slot.
-    reads = loads + matmul.items * (matmul.warpgroups - 1) * 2 * matmul.outputs * matmul.inputs
+    reads = filled + matmul.items * (matmul.warpgroups - 1) * 2 * matmul.outputs * matmul.inputs
     load = Stage(
         "load input and weights",
         "load",
         dram_bytes=(2 * problem.pixels * matmul.inputs if in_dram else 0) + weight_bytes,
-        l2_bytes=loads,
-        shared_bytes=loads,
+        l2_bytes=matmul.items * matmul.steps * matmul.loaded_bytes,
+        shared_bytes=filled,
     )
     return KernelPlan(
         symbol=f"convfirst_wgmma_{matmul.name}",
         stages=(
             load,
-            matmul_stage(matmul.name, problem, tiles * matmul.pixels, reads, "wgmma"),
+            matmul_stage(matmul.name, problem, matmul.tiles * matmul.pixels, reads, "wgmma"),
             *_matmul_ends(matmul, problem, config, in_dram),
         ),
-        grid=min(matmul.items, device.sms),
+        grid=min(matmul.items, max(1, device.sms // matmul.cluster) * matmul.cluster),
         threads=matmul.threads,
         shared_bytes=matmul.shared_bytes,
         work_items=matmul.items,
@@ -136,6 +136,7 @@ def _matmul_kernel(
         ctas_per_sm=1,
         accumulators=matmul.accumulators,
         begins_early=True,
+        cluster=matmul.cluster,
     )
 
 

@@ -29,6 +29,8 @@ CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
 _WARPGROUPS = (1, 2, 3)
+CLUSTERS = (1, 2, 4)
+"""CTAs that share weights; those of larger clusters would often wait for one another."""
 _REGISTER_OVERHEAD = 20
 """Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
 
@@ -65,6 +67,10 @@ def _check_values(config: WgmmaConfig) -> None:
                 value in _WARPGROUPS,
                 name,
                 f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
+            )
+        if name.endswith("cluster"):
+            require(
+                value in CLUSTERS, name, f"{name} must be one of {CLUSTERS}, but got {name}={value}; choose one of them"
             )
     sigmoids = get_args(options.Sigmoid)
     require(

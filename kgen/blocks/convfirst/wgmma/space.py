@@ -9,7 +9,7 @@ from kgen.blocks.convfirst.config import SIDES, WgmmaConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.blocks.convfirst.wgmma.geometry import CORE_BLOCK
-from kgen.blocks.convfirst.wgmma.rules import ARCH, CONV_CHANNELS, MAX_COLUMNS, MAX_ROWS, check
+from kgen.blocks.convfirst.wgmma.rules import ARCH, CLUSTERS, CONV_CHANNELS, MAX_COLUMNS, MAX_ROWS, check
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -60,6 +60,7 @@ def _fused_choices(problem: ConvFirst) -> Choices:
         "conv_reuse": ("rows", "none") if problem.width % 8 == problem.height % 2 == 0 else ("none",),
         "conv_output": ("registers", "shared"),
         "sigmoid": SIGMOIDS[problem.activation],
+        "cluster": CLUSTERS,
     }
 
 
@@ -80,6 +81,8 @@ def _layers_choices(problem: ConvFirst) -> Choices:
         "project_stages": _STAGES,
         "project_deferred": (False, True),
         "sigmoid": SIGMOIDS[problem.activation],
+        "expand_cluster": CLUSTERS,
+        "project_cluster": CLUSTERS,
     }
 
 
