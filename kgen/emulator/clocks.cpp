@@ -165,4 +165,13 @@ void receive_clock(Clock& to, const Known* from) {
         to.cluster[self].done[i] = later(to.cluster[self].done[i], from[self].done[i]);
 }
 
+void release_clock_away(Cta& owner, Clock& to) {
+    Cta& self = *state.cta;
+    Known* const known = snapshot_clock();
+    enter(owner);
+    receive_clock(to, known);
+    enter(self);
+    free(known);
+}
+
 }  // namespace emulator

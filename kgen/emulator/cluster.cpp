@@ -120,16 +120,15 @@ Cta& find_receiver(unsigned rank, const char* what, Site site) {
     Cta& owner = state.ctas[rank];
     if (!current_clock().phases)
         fail(
-            "a CTA must pass a barrier of its cluster before it copies to another, which may not have begun, but "
-            "kernel "
-            "%s, block %u, thread %u, calls %s for block %u at %s before any; call cluster_arrive and cluster_wait at "
-            "the kernel's begin",
+            "a CTA must pass a barrier of its cluster before it copies to another or arrives there, for that may not "
+            "have begun, but kernel %s, block %u, thread %u, calls %s for block %u at %s before any; call "
+            "cluster_arrive and cluster_wait at the kernel's begin",
             state.launch->symbol, blockIdx.x, threadIdx.x, what, owner.block, text(site));
     if (has_ended(owner))
         fail(
-            "a CTA must not end before all copies to its shared memory have landed, but kernel %s, block %u, thread "
-            "%u, "
-            "calls %s at %s for block %u, which has ended; let that wait for the mbarrier that counts the copy",
+            "a CTA must not end before all copies to its shared memory have landed and all arrivals there are in, but "
+            "kernel %s, block %u, thread %u, calls %s at %s for block %u, which has ended; let that wait for the "
+            "mbarrier that counts this, or for the cluster's barrier",
             state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), owner.block);
     return owner;
 }
@@ -141,8 +140,9 @@ void check_cta_may_end() {
         const Cta& from = state.ctas[rank];
         for (uint32_t i = 0; i < from.sent_count; ++i) {
             const Sent& copy = from.sent[i];
-            if ((&from != &cta && copy.to != cta.rank) || is_known_done(copy)) continue;
-            if (&from == &cta)
+            const bool reads_here = &from == &cta && copy.bytes;
+            if ((!reads_here && copy.to != cta.rank) || is_known_done(copy)) continue;
+            if (reads_here)
                 fail(
                     "a CTA must not end before all copies from its shared memory are known to be complete, but kernel "
                     "%s, block %u ends without knowing so of the one to block %u that thread %u started at %s; call "

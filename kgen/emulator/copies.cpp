@@ -17,9 +17,9 @@ struct Deferred {
     Cta* cta;
     uint16_t thread, barrier;
     Site site;
-    Cta* from = nullptr;  // a copy between CTAs: where it was started, its number there, and what was known
+    Cta* from = nullptr;  // a copy to another CTA: where it was started, its number there
     uint32_t number = 0;
-    Known* known = nullptr;
+    Known* known = nullptr;  // of a copy between CTAs: what its thread knew
 };
 
 Deferred* deferred;
@@ -60,9 +60,9 @@ void settle(unsigned char* shared, unsigned bytes, uint16_t writer, uint32_t sta
     }
 }
 
-void append(const Deferred& work) {
+Deferred& append(const Deferred& work) {
     if (deferred_count == deferred_capacity) deferred = grow(deferred, deferred_capacity);
-    deferred[deferred_count++] = work;
+    return deferred[deferred_count++] = work;
 }
 
 void complete(uint32_t index) {
@@ -74,12 +74,12 @@ void complete(uint32_t index) {
     memcpy(work.shared, work.source, work.bytes);
     settle(work.shared, work.bytes, bulk_actor(work.barrier), stamp);
     clock.until[bulk_actor(work.barrier)] = stamp + 1;
-    if (work.from) {
-        work.from->sent[work.number].stamp = stamp;
+    if (work.from) work.from->sent[work.number].stamp = stamp;
+    if (work.known) {
         receive_clock(clock, work.known);
         free(work.known);
     }
-    count_bytes(work.barrier, work.bytes, work.thread, work.site);
+    count_bytes(work.barrier, work.bytes, *(work.from ? work.from : work.cta), work.thread, work.site);
 }
 
 bool is_waited_for(const Deferred& work) {
@@ -103,6 +103,38 @@ void begin_flight(Cta& owner, uint64_t offset, unsigned bytes, unsigned barrier)
     for (unsigned i = 0; i < bytes / 4; ++i) word[i].in_flight = static_cast<uint16_t>(kBulk | (threadIdx.x + 1));
     memset(owner.shared + offset, kPoison, bytes);
     owner.barriers[barrier].issued += bytes;
+}
+
+// The copy's place in shared memory.
+uint64_t check_global_copy(const char* what, const void* shared, const void* global, unsigned bytes, Site site) {
+    check_bytes(bytes, what, site);
+    check_global_span(global, bytes, 16, false, what, site);
+    return check_shared_span(shared, bytes, 16, true, what, threadIdx.x, site);
+}
+
+// Copies to the current CTA, and to another, by the current thread.
+void start_here(const char* what, uint64_t offset, const void* from, unsigned bytes, const void* barrier, Site site) {
+    const auto index = static_cast<uint16_t>(find_barrier(barrier, what, site));
+    const auto thread = static_cast<uint16_t>(threadIdx.x);
+    note_write(offset, bytes, {what, thread, current_warp().stamp, site, intern(site)});
+    begin_flight(*state.cta, offset, bytes, index);
+    append(
+        {state.cta->shared + offset, static_cast<const unsigned char*>(from), bytes, state.cta, thread, index, site});
+}
+
+Deferred& start_away(const char* what, Cta& owner, uint64_t offset, const void* from, unsigned bytes,
+                     const void* barrier, Site site) {
+    Cta& self = *state.cta;
+    const auto index = static_cast<uint16_t>(find_barrier_away(owner, barrier, what, site));
+    const auto thread = static_cast<uint16_t>(threadIdx.x);
+    const auto actor = static_cast<uint16_t>(kAway | (self.rank * kMaxThreads + thread));
+    note_write_away(owner, offset, bytes, {what, actor, current_warp().stamp, site, intern(site)});
+    begin_flight(owner, offset, bytes, index);
+    if (self.sent_count == self.sent_capacity) self.sent = grow(self.sent, self.sent_capacity);
+    self.sent[self.sent_count] = {static_cast<uint32_t>(offset),     0,     0,   thread,
+                                  static_cast<uint16_t>(owner.rank), index, site};
+    return append({owner.shared + offset, static_cast<const unsigned char*>(from), bytes, &owner, thread, index, site,
+                   &self, self.sent_count++});
 }
 
 }  // namespace
@@ -152,34 +184,34 @@ void wait_async(unsigned pending) {
 }
 
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site) {
-    const auto index = static_cast<uint16_t>(find_barrier(barrier, "bulk_copy", site));
-    check_bytes(bytes, "bulk_copy", site);
-    check_global_span(global, bytes, 16, false, "bulk_copy", site);
-    const uint64_t offset = check_shared_span(shared, bytes, 16, true, "bulk_copy", threadIdx.x, site);
-    const Access access = {"bulk_copy", static_cast<uint16_t>(threadIdx.x), current_warp().stamp, site, intern(site)};
-    note_write(offset, bytes, access);
-    begin_flight(*state.cta, offset, bytes, index);
-    append({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), bytes, state.cta,
-            static_cast<uint16_t>(threadIdx.x), index, site});
+    const uint64_t offset = check_global_copy("bulk_copy", shared, global, bytes, site);
+    start_here("bulk_copy", offset, global, bytes, barrier, site);
+}
+
+void bulk_copy_multicast(void* shared, const void* global, unsigned bytes, void* barrier, unsigned ctas, Site site) {
+    const char* const what = "bulk_copy_multicast";
+    if (!ctas || ctas >> state.launch->cluster)
+        fail(
+            "%s must get a mask of CTAs of the cluster, which has %u, but kernel %s, block %u, thread %u, at %s passes "
+            "%#x; set bit r for each rank r that is to get the bytes",
+            what, state.launch->cluster, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), ctas);
+    const uint64_t offset = check_global_copy(what, shared, global, bytes, site);
+    for (unsigned rank = 0; rank < state.launch->cluster; ++rank)
+        if (ctas >> rank & 1 && rank == state.cta->rank)
+            start_here(what, offset, global, bytes, barrier, site);
+        else if (ctas >> rank & 1)
+            start_away(what, find_receiver(rank, what, site), offset, global, bytes, barrier, site);
 }
 
 void bulk_copy_to_cta(const void* p, unsigned bytes, unsigned rank, const void* barrier, Site site) {
     const char* const what = "bulk_copy_to_cta";
-    Cta &self = *state.cta, &owner = find_receiver(rank, what, site);
+    Cta& owner = find_receiver(rank, what, site);
     check_bytes(bytes, what, site);
     const uint64_t offset = check_shared_span(p, bytes, 16, false, what, threadIdx.x, site);
-    const auto index = static_cast<uint16_t>(find_barrier_away(owner, barrier, what, site));
-    const auto thread = static_cast<uint16_t>(threadIdx.x);
-    Access access = {what, thread, current_warp().stamp, site, intern(site)};
-    note_sent(offset, bytes, access);
-    access.actor = static_cast<uint16_t>(kAway | (self.rank * kMaxThreads + thread));
-    note_write_away(owner, offset, bytes, access);
-    begin_flight(owner, offset, bytes, index);
-    if (self.sent_count == self.sent_capacity) self.sent = grow(self.sent, self.sent_capacity);
-    self.sent[self.sent_count] = {static_cast<uint32_t>(offset), bytes, 0,   thread,
-                                  static_cast<uint16_t>(rank),   index, site};
-    append({owner.shared + offset, self.shared + offset, bytes, &owner, thread, index, site, &self,
-            self.sent_count++, snapshot_clock()});
+    note_sent(offset, bytes, {what, static_cast<uint16_t>(threadIdx.x), current_warp().stamp, site, intern(site)});
+    Deferred& copy = start_away(what, owner, offset, p, bytes, barrier, site);
+    copy.from->sent[copy.number].bytes = bytes;
+    copy.known = snapshot_clock();
 }
 
 // Copies that nobody waited for are dropped; of bulk copies, end_cta_barriers has complained.

@@ -53,15 +53,18 @@ void take_over(unsigned warp, unsigned index) {
     acquire_clock(state.cta->shadow.clocks[warp], state.cta->barriers[index].complete);
 }
 
-void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
+// The last arrival or bytes for it came by a thread of CTA `from`.
+void end_phase_if_complete(unsigned index, const Cta& from, unsigned thread, Site site) {
     Mbarrier& barrier = state.cta->barriers[index];
     if (barrier.arrived < barrier.arrivals || barrier.missing > 0) return;
     if (barrier.missing < 0 || barrier.issued) {
         complain(
             "every byte of a bulk copy must be expected by the mbarrier that counts it, but in kernel %s, block %u, "
-            "thread %u, at %s, all %u arrivals of phase %u of the barrier at byte %u of shared memory are in and %llu "
-            "bytes were copied or are on their way that none expected; correct the bytes of mbarrier_arrive_expect",
-            state.launch->symbol, blockIdx.x, thread, text(site), barrier.arrivals, barrier.phase, barrier.offset,
+            "thread %u, at %s, all %u arrivals of phase %u of the barrier at byte %u of shared memory of block %u are "
+            "in and %llu bytes were copied or are on their way that none expected; correct the bytes of "
+            "mbarrier_arrive_expect",
+            state.launch->symbol, from.block, thread, text(site), barrier.arrivals, barrier.phase, barrier.offset,
+            blockIdx.x,
             static_cast<unsigned long long>(barrier.issued) - static_cast<unsigned long long>(barrier.missing));
         return;
     }
@@ -74,6 +77,29 @@ void end_phase_if_complete(unsigned index, unsigned thread, Site site) {
         take_over(w, index);
         warp.progress = Progress::runnable;
     }
+}
+
+// By the current thread, in its own CTA or another.
+void arrive(Cta& owner, unsigned index, unsigned bytes, Site site) {
+    Cta& self = *state.cta;
+    Mbarrier& barrier = owner.barriers[index];
+    char whose[32];
+    if (barrier.arrived == barrier.arrivals)
+        fail(
+            "a phase of an mbarrier must see no more arrivals than its count, but in kernel %s, block %u, thread %u "
+            "arrives at %s on the barrier at byte %u of shared memory%s, whose phase %u has its %u already and waits "
+            "for %lld bytes; correct the count or who arrives",
+            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), barrier.offset, of_block(owner, whose),
+            barrier.phase, barrier.arrivals, static_cast<long long>(barrier.missing));
+    count_expected(barrier, bytes, site);
+    if (&owner == &self)
+        release_clock(barrier.current, threadIdx.x, threadIdx.x + 1);
+    else
+        release_clock_away(owner, barrier.current);
+    ++barrier.arrived;
+    enter(owner);
+    end_phase_if_complete(index, self, threadIdx.x, site);
+    enter(self);
 }
 
 }  // namespace
@@ -99,8 +125,9 @@ unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Si
     if (barrier && barrier->offset == offset && barrier->shown && barrier->shown <= current_clock().phases)
         return mark & ~kBarrier;
     fail(
-        "a copy to another CTA must be counted by an mbarrier of that CTA, of whose initialisation a phase of the "
-        "cluster's barrier tells, but in kernel %s, block %u, thread %u, %s at %s names byte %llu of the shared memory "
+        "a copy to another CTA or an arrival there must be counted by an mbarrier of that CTA, of whose initialisation "
+        "a phase of the cluster's barrier tells, but in kernel %s, block %u, thread %u, %s at %s names byte %llu of "
+        "the shared memory "
         "of block %u, %s; call mbarrier_init, mbarrier_init_fence and then cluster_arrive there, and cluster_wait here",
         state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), static_cast<unsigned long long>(offset),
         owner.block,
@@ -109,10 +136,10 @@ unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Si
                                               : "which lacks its mbarrier_init_fence");
 }
 
-void count_bytes(unsigned index, unsigned bytes, unsigned thread, Site site) {
+void count_bytes(unsigned index, unsigned bytes, const Cta& from, unsigned thread, Site site) {
     state.cta->barriers[index].issued -= bytes;
     state.cta->barriers[index].missing -= bytes;
-    end_phase_if_complete(index, thread, site);
+    end_phase_if_complete(index, from, thread, site);
 }
 
 void mbarrier_init(void* p, unsigned arrivals, Site site) {
@@ -155,20 +182,18 @@ void mbarrier_init_fence() {
             state.cta->barriers[i].fence_stamp = stamp;
 }
 
-void mbarrier_arrive(void* p, const char* what, unsigned bytes, Site site) {
-    const unsigned index = find_barrier(p, what, site);
-    Mbarrier& barrier = state.cta->barriers[index];
-    if (barrier.arrived == barrier.arrivals)
-        fail(
-            "a phase of an mbarrier must see no more arrivals than its count, but in kernel %s, block %u, thread %u "
-            "arrives at %s on the barrier at byte %u of shared memory, whose phase %u has its %u already and waits for "
-            "%lld bytes; correct the count or who arrives",
-            state.launch->symbol, blockIdx.x, threadIdx.x, text(site), barrier.offset, barrier.phase, barrier.arrivals,
-            static_cast<long long>(barrier.missing));
-    count_expected(barrier, bytes, site);
-    release_clock(barrier.current, threadIdx.x, threadIdx.x + 1);
-    ++barrier.arrived;
-    end_phase_if_complete(index, threadIdx.x, site);
+void mbarrier_arrive(const void* p, const char* what, unsigned bytes, Site site) {
+    arrive(*state.cta, find_barrier(p, what, site), bytes, site);
+}
+
+void mbarrier_arrive_at(const void* p, unsigned rank, Site site) {
+    const char* const what = "mbarrier_arrive_at";
+    if (rank == state.cta->rank) {
+        mbarrier_arrive(p, what, 0, site);
+        return;
+    }
+    Cta& owner = find_receiver(rank, what, site);
+    arrive(owner, find_barrier_away(owner, p, what, site), 0, site);
 }
 
 void mbarrier_wait(void* p, unsigned parity, Site site) {

@@ -78,6 +78,12 @@ const char* place(const void* p, char (&out)[160]) {
     return out;
 }
 
+const char* of_block(const Cta& cta, char (&out)[32]) {
+    out[0] = 0;
+    if (&cta != state.cta) snprintf(out, sizeof(out), " of block %u", cta.block);
+    return out;
+}
+
 Site site_of(uint16_t number) { return sites[number]; }
 
 unsigned char* shared_memory() { return state.cta->shared; }

@@ -56,13 +56,6 @@ const Cta& owner_of(const Word& word) {
     return *cta;
 }
 
-// " of block 3", if that is not the current one.
-const char* of_block(const Cta& cta, char (&out)[32]) {
-    out[0] = 0;
-    if (&cta != state.cta) snprintf(out, sizeof(out), " of block %u", cta.block);
-    return out;
-}
-
 const char* actor_text(const Cta& owner, uint16_t actor, char (&out)[96]) {
     char whose[32];
     of_block(is_away(actor) ? state.ctas[rank_of(actor)] : owner, whose);

@@ -19,10 +19,10 @@ TEXT = ""
 CALLS: Mapping[str, tuple[str, ...]] = {
     "barrier": ("__syncthreads", "__syncwarp"),
     "wait": ("cp_async_wait", "mbarrier_wait", "wgmma_wait", "cluster_wait"),
-    "arrival": ("mbarrier_arrive", "mbarrier_arrive_expect", "cluster_arrive"),
+    "arrival": ("mbarrier_arrive", "mbarrier_arrive_at", "mbarrier_arrive_expect", "cluster_arrive"),
     "fence": ("mbarrier_init_fence", "wgmma_fence", "fence_proxy_async"),
     "commit": ("cp_async_commit", "wgmma_commit"),
-    "start": ("mbarrier_init", "bulk_copy", "bulk_copy_to_cta"),
+    "start": ("mbarrier_init", "bulk_copy", "bulk_copy_multicast", "bulk_copy_to_cta"),
     "hint": ("wgmma_pin", "raise_registers", "lower_registers"),
     "order": ("wait_for_kernel_before", "let_kernel_after_begin"),
     "expectation": ("mbarrier_arrive_expect",),

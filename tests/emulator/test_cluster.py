@@ -293,7 +293,7 @@ IN_FLIGHT = "touched while an asynchronous copy to it is in flight, .* which thr
         (
             "exchange4",
             1,
-            r"a CTA must pass a barrier of its cluster before it copies to another, .* kernel exchange4, block \d, "
+            r"a CTA must pass a barrier of its cluster before it copies to another or arrives there, .* kernel exchange4, block \d, "
             r"thread \d, calls bulk_copy_to_cta for block \d at kernel.cu:\d+ before any; call cluster_arrive",
         ),
         (
@@ -329,7 +329,7 @@ IN_FLIGHT = "touched while an asynchronous copy to it is in flight, .* which thr
         (
             "hand_over",
             1,
-            r"must not end before all copies to its shared memory have landed, .*(block 0, thread 33, .* has ended|"
+            r"must not end before all copies to its shared memory have landed.*, but .*(block 0, thread 33, .* has ended|"
             r"block 1 ends without waiting for the one that thread 33 of block 0 started at kernel.cu:\d+; call mb)",
         ),
         ("hand_over", 2, r"must not end before all copies from its shared memory .* to block 1 that thread 33 started"),

@@ -32,12 +32,14 @@ void wait_async(unsigned pending);
 
 void mbarrier_init(void* barrier, unsigned arrivals, Site site);
 void mbarrier_init_fence();
-void mbarrier_arrive(void* barrier, const char* what, unsigned bytes, Site site);
+void mbarrier_arrive(const void* barrier, const char* what, unsigned bytes, Site site);
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site);
+void bulk_copy_multicast(void* shared, const void* global, unsigned bytes, void* barrier, unsigned ctas, Site site);
 void fence_proxy_async();
 
 unsigned cluster_rank();
 void bulk_copy_to_cta(const void* p, unsigned bytes, unsigned rank, const void* barrier, Site site);
+void mbarrier_arrive_at(const void* barrier, unsigned rank, Site site);
 
 unsigned long long make_descriptor(const void* shared, unsigned along_k, unsigned along_rows, Site site);
 unsigned long long make_swizzled_descriptor(const void* shared, Site site);

@@ -109,5 +109,7 @@ void copy_clock(Clock& to, const Clock& from);
 // once it has been told.
 Known* snapshot_clock();
 void receive_clock(Clock& to, const Known* from);
+// By the current thread, to a barrier of another CTA.
+void release_clock_away(Cta& owner, Clock& to);
 
 }  // namespace emulator

@@ -97,7 +97,7 @@ struct Mbarrier {
 
 // A copy to another CTA, of rank `to`.
 struct Sent {
-    uint32_t offset, bytes;  // in the shared memory of both
+    uint32_t offset, bytes;  // that it reads of the shared memory here; 0 bytes if it reads global memory
     uint32_t stamp;          // when it landed, 0 before
     uint16_t thread, to, barrier;
     Site site;
@@ -168,6 +168,8 @@ Site site_of(uint16_t number);
 
 // "byte 32 of x, which has 16 bytes" for the buffer or shared memory nearest to the address.
 const char* place(const void* p, char (&out)[160]);
+// " of block 3", if that is not the current one.
+const char* of_block(const Cta& cta, char (&out)[32]);
 
 // Records the message (printf rules) and abandons the launch; only a fibre may call it.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -194,7 +196,7 @@ void end_cta_memory();
 void begin_cluster();
 // Whether this clock of the current CTA knows that a copy is complete.
 bool knows_done(const Clock& clock, const Sent& copy);
-// The CTA of a rank that the current thread may copy to.
+// The CTA of a rank, another than the current thread's, that this may copy to or arrive in.
 Cta& find_receiver(unsigned rank, const char* what, Site site);
 // That all copies from and to the current CTA are known to be complete, when its last warp ends.
 void check_cta_may_end();
@@ -206,8 +208,8 @@ void end_cta_copies();
 void free_cta_copies();
 void free_copies();
 
-// Bytes copied for the barrier's current phase; ends it when nothing is missing.
-void count_bytes(unsigned barrier, unsigned bytes, unsigned thread, Site site);
+// Bytes copied for the barrier's current phase, by a thread of CTA `from`; ends it when nothing is missing.
+void count_bytes(unsigned barrier, unsigned bytes, const Cta& from, unsigned thread, Site site);
 unsigned find_barrier(const void* p, const char* what, Site site);
 // The barrier at the same place in another CTA.
 unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Site site);

@@ -6,3 +6,7 @@ inline void bulk_copy(void* shared, const void* global, u32 bytes, Barrier* barr
                       emulator::Site site = emulator::Site::here()) {
     emulator::bulk_copy(shared, global, bytes, barrier, site);
 }
+inline void bulk_copy_multicast(void* shared, const void* global, u32 bytes, Barrier* barrier, u32 ctas,
+                                emulator::Site site = emulator::Site::here()) {
+    emulator::bulk_copy_multicast(shared, global, bytes, barrier, ctas, site);
+}

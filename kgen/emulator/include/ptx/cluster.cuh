@@ -10,3 +10,6 @@ inline void bulk_copy_to_cta(const void* p, u32 bytes, u32 rank, const Barrier* 
                              emulator::Site site = emulator::Site::here()) {
     emulator::bulk_copy_to_cta(p, bytes, rank, barrier, site);
 }
+inline void mbarrier_arrive_at(const Barrier* barrier, u32 rank, emulator::Site site = emulator::Site::here()) {
+    emulator::mbarrier_arrive_at(barrier, rank, site);
+}
