@@ -146,7 +146,7 @@ def _wrappers(texts: Iterable[str]) -> list[str]:
 def _calls(text: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Start and end of every call of the functions, which may have template arguments; not of their definitions."""
     code = _without_comments(text)
-    for match in re.finditer(rf"(?:\b\w+(?:\.|->))*\b(?:{'|'.join(names)})\b ?(?=[(<])", code):
+    for match in re.finditer(rf"(?:\b\w+(?:\.|->|::))*\b(?:{'|'.join(names)})\b ?(?=[(<])", code):
         before = re.search(r"(\w+)\s*$", code[: match.start()])
         if before is not None and before[1] not in ("return", "else"):
             continue  # a type: this is the definition
