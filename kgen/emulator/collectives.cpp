@@ -22,6 +22,11 @@ struct LoadMatrices {
     const unsigned char* row;
 };
 
+struct StoreMatrices {
+    const uint32_t* r;
+    unsigned char* row;
+};
+
 // D += A B for the fragment layouts that ptx/mma.cuh documents.
 template <float (*widen)(uint32_t)>
 void multiply_tile(void* const (&arguments)[32]) {
@@ -91,11 +96,27 @@ void load_matrices(unsigned (&r)[4], const void* row, Site site) {
     const unsigned char* rows[32];
     for (unsigned lane = 0; lane < 32; ++lane) {
         rows[lane] = static_cast<const LoadMatrices*>(arguments[lane])->row;
-        check_row(rows[lane], lane, site);
+        check_row(rows[lane], lane, false, site);
     }
     for (unsigned lane = 0; lane < 32; ++lane) {
         uint32_t* out = static_cast<const LoadMatrices*>(arguments[lane])->r;
         for (unsigned i = 0; i < 4; ++i) memcpy(&out[i], rows[8 * i + lane / 4] + 4 * (lane % 4), 4);
+    }
+    release();
+}
+
+void store_matrices(void* row, const unsigned (&r)[4], Site site) {
+    StoreMatrices argument = {r, static_cast<unsigned char*>(row)};
+    if (!gather(Kind::stmatrix, &argument, site)) return;
+    void* const* arguments = current_warp().arguments;
+    unsigned char* rows[32];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        rows[lane] = static_cast<const StoreMatrices*>(arguments[lane])->row;
+        check_row(rows[lane], lane, true, site);
+    }
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        const uint32_t* in = static_cast<const StoreMatrices*>(arguments[lane])->r;
+        for (unsigned i = 0; i < 4; ++i) memcpy(rows[8 * i + lane / 4] + 4 * (lane % 4), &in[i], 4);
     }
     release();
 }

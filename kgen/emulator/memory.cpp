@@ -120,9 +120,10 @@ void check_shared(const void* p, unsigned bytes, bool write, const char* what, S
     touch_shared(p, bytes, write, what, static_cast<uint16_t>(threadIdx.x), threadIdx.x, site);
 }
 
-void check_row(const void* row, unsigned lane, Site site) {
-    const unsigned warp = threadIdx.x / 32;
-    touch_shared(row, 16, false, "ldmatrix_x4", static_cast<uint16_t>(kSeveralLanes | warp), warp * 32 + lane, site);
+void check_row(const void* row, unsigned lane, bool write, Site site) {
+    const unsigned warp = threadIdx.x / 32, thread = warp * 32 + lane;
+    const auto actor = static_cast<uint16_t>(write ? thread : kSeveralLanes | warp);
+    touch_shared(row, 16, write, write ? "stmatrix_x4" : "ldmatrix_x4", actor, thread, site);
 }
 
 bool allocate_memory() {

@@ -1,7 +1,8 @@
 // Rings of slots that the CTAs of a cluster fill for one another: what all of them need, one of them loads for all.
 //
-// A slot's `full` barrier counts all its bytes, whoever loads them; its `empty` barrier the consumers of all CTAs, since
-// a slot is free only when it is so in all of them. With a cluster of one, these are the ordinary copy and arrival.
+// A slot's `full` barrier counts all its bytes, whoever loads them; its `empty` barrier the consumers of all CTAs,
+// since a slot is free only when it is so in all of them. With a cluster of one, these are the ordinary copy and
+// arrival.
 #pragma once
 #include "ptx/bulk_copy.cuh"
 #include "ptx/cluster.cuh"

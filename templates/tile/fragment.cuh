@@ -38,13 +38,6 @@ __device__ inline void multiply(float (&acc)[MTiles][2 * NBlocks][4], const u32 
     }
 }
 
-// The inverse of load_a.
-__device__ inline void store_a(unsigned char* tile, int pitch, const u32 (&a)[4], int lane) {
-    unsigned char* const at = tile + lane / 4 * pitch + lane % 4 * 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store_shared_u32(at + i % 2 * 8 * pitch + i / 2 * 16, a[i]);
-}
-
 // Starts a 16x8 accumulator as a bias of its columns.
 __device__ inline void fill_accumulator(float (&acc)[4], FloatPair bias) {
     acc[0] = acc[2] = bias.low;

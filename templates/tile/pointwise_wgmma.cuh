@@ -13,6 +13,7 @@
 #pragma once
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
+#include "ptx/stmatrix.cuh"
 #include "ptx/wgmma.cuh"
 #include "tile/cluster_ring.cuh"
 #include "tile/index.cuh"
@@ -185,7 +186,7 @@ struct StoreItem {
         for (int i = 0; i < Shape::SLICE_BLOCKS; ++i) {
             u32 a[4];
             finish_block<T, Spec>(a, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
-            store_a(strip + i * 32, Shape::STRIP_PITCH, a, lane);
+            stmatrix_x4(strip + lane % 16 * Shape::STRIP_PITCH + lane / 16 * 16 + i * 32, a);
         }
         __syncwarp();
         store_rows<T, 32, 16, Shape::STRIP_COLUMNS, Spec::ADDS_RESIDUAL>(

@@ -33,6 +33,10 @@ KERNEL(read_matrix) {
     u32 r[4];
     ldmatrix_x4(r, dynamic_shared_memory() + (threadIdx.x == 7 ? batch : 0));
 }
+KERNEL(write_matrix) {
+    const u32 r[4] = {};
+    stmatrix_x4(dynamic_shared_memory() + (threadIdx.x == 7 ? batch : threadIdx.x % 8 * 16), r);
+}
 KERNEL(copy_from) {
     cp_async_16(dynamic_shared_memory() + threadIdx.x * 16, reinterpret_cast<const char*>(x) + batch, true);
 }
@@ -75,6 +79,10 @@ KERNEL(race) {
         u32 r[4];
         ldmatrix_x4(r, shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 16);
         store_shared_u32(shared + threadIdx.x / 32 * 512 + threadIdx.x % 32 * 4, 2);
+    } else if (batch == 9) {  // stmatrix, then read by another lane
+        const u32 r[4] = {};
+        stmatrix_x4(shared + threadIdx.x * 16, r);
+        peek(shared + (threadIdx.x ^ 1) * 16);
     }
 }
 KERNEL(no_race) {
@@ -152,6 +160,8 @@ def library(make_library: Callable[[str], HostLibrary]) -> HostLibrary:
         ("write_shared", 256, "writes 4 bytes at byte 256 of shared memory, which has 256 bytes"),
         ("read_matrix", 248, r"multiple of 16, .* thread 7, at kernel.cu:\d+ reads 16 bytes at byte 248 of"),
         ("read_matrix", 256, r"ldmatrix_x4 must stay inside .* thread 7,"),
+        ("write_matrix", 248, r"multiple of 16, .* thread 7, at kernel.cu:\d+ writes 16 bytes at byte 248 of"),
+        ("write_matrix", 256, r"stmatrix_x4 must stay inside .* thread 7,"),
         ("copy_from", 64, "cp_async_16 must stay inside one of the kernel's arrays"),
         ("copy_from", 8, "multiple of 16"),
         ("copy_to", 256, "cp_async_16 must stay inside the CTA's shared memory"),
@@ -186,7 +196,7 @@ def test_no_shared_memory_at_all(library: HostLibrary, launch: Launch) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     ("case", "barrier"),
-    [(case, "__syncwarp" if case in (3, 6, 7, 8) else "__syncthreads") for case in range(9)],
+    [(case, "__syncwarp" if case in (3, 6, 7, 8, 9) else "__syncthreads") for case in range(10)],
 )
 def test_race_is_an_error_for_every_seed(
     library: HostLibrary, launch: Launch, case: int, barrier: str, seed: int

@@ -49,6 +49,16 @@ KERNEL(matrices) {
     ldmatrix_x4(r, shared + (threadIdx.x * 5 % 64) * 16);
     put(y, r[0], r[1], r[2], r[3]);
 }
+KERNEL(there_and_back) {  // to every second row, in another order
+    unsigned char* row = dynamic_shared_memory() + threadIdx.x * 5 % 32 * 32;
+    const int i = threadIdx.x * 4;
+    const u32 r[4] = {word(x, i), word(x, i + 1), word(x, i + 2), word(x, i + 3)};
+    stmatrix_x4(row, r);
+    __syncwarp();
+    u32 back[4];
+    ldmatrix_x4(back, row);
+    put(y, back[0], back[1], back[2], back[3]);
+}
 
 // x: pairs of floats. Words out: packed f16, packed bf16.
 KERNEL(narrow) {
@@ -151,6 +161,12 @@ def test_ldmatrix_distributes_rows(library: HostLibrary, launch: Launch) -> None
     rows = np.arange(512, dtype=np.uint16).reshape(64, 8)[np.arange(32) * 5 % 64].reshape(4, 8, 8)
     expected = rows.transpose(1, 0, 2).reshape(8, 4, 4, 2).transpose(0, 2, 1, 3).reshape(32, 4, 2)
     np.testing.assert_array_equal(out, expected)
+
+
+def test_stmatrix_is_the_inverse_of_ldmatrix(library: HostLibrary, launch: Launch) -> None:
+    x = np.arange(256, dtype=np.uint16).view(np.float16)
+    out = words(launch(library, "there_and_back", x=x), 32)
+    np.testing.assert_array_equal(out.view(np.uint16), x.view(np.uint16))
 
 
 def interesting_floats() -> Array:

@@ -50,6 +50,7 @@ void barrier(Site site);
 void warp_barrier(unsigned mask, Site site);
 unsigned long long exchange(unsigned mask, unsigned long long value, int source_lane, Site site);
 void load_matrices(unsigned (&r)[4], const void* row, Site site);
+void store_matrices(void* row, const unsigned (&r)[4], Site site);
 void multiply_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void multiply_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void mbarrier_wait(void* barrier, unsigned parity, Site site);

@@ -54,6 +54,7 @@ enum class Kind : uint8_t {
     warp_barrier,
     exchange,
     ldmatrix,
+    stmatrix,
     mma,
     exit,
     mbarrier_wait,
@@ -182,7 +183,7 @@ void release();
 void to_scheduler(Warp& warp);
 
 // Shared-memory reads of a warp-wide instruction, on behalf of one lane's address.
-void check_row(const void* row, unsigned lane, Site site);
+void check_row(const void* row, unsigned lane, bool write, Site site);
 // Bounds and alignment alone.
 uint64_t check_shared_span(const void* p, unsigned bytes, unsigned alignment, bool write, const char* what,
                            unsigned thread, Site site);
