@@ -1,7 +1,9 @@
-// Clusters: the relaxed barrier of all threads of neighbouring CTAs, and who may copy to whose shared memory when.
+// Clusters: the relaxed barrier of all threads of neighbouring CTAs, and who may copy to whose shared memory and arrive
+// at whose mbarriers when.
 //
 // A phase ends when all warps of the cluster have arrived. It tells those who wait for it of mbarriers whose
-// initialisation was fenced before, and which copies between the CTAs were known to be complete; it orders no accesses.
+// initialisation was fenced before, which copies between the CTAs were known to be complete, and that what arrived
+// before at other CTAs' mbarriers is in; it orders no accesses.
 // A warp that has arrived cannot arrive again before it has waited, so nobody waits for any phase but the last complete
 // one and the current.
 #include <string.h>
@@ -69,6 +71,28 @@ bool is_known_done(const Sent& copy) {
     return false;
 }
 
+bool is_known_in(unsigned barrier, const Visit& visit) {
+    for (unsigned w = 0; w < warps_per_cta(); ++w) {
+        const Clock& clock = state.cta->shadow.clocks[w];
+        if (clock.until[phase_actor(barrier)] > visit.phase || clock.phases >= visit.told) return true;
+    }
+    return false;
+}
+
+void check_visits_known() {
+    const Cta& cta = *state.cta;
+    for (unsigned i = 0; i < cta.barrier_count; ++i) {
+        const Visit& visit = cta.barriers[i].visit;
+        if (visit.from && !is_known_in(i, visit))
+            fail(
+                "a CTA must not end before all arrivals at its mbarriers are known to be in, but kernel %s, block %u "
+                "ends without knowing so of that of thread %u of block %u at %s on the barrier at byte %u of shared "
+                "memory; call mbarrier_wait for its phase, or cluster_arrive after it there and cluster_wait here",
+                state.launch->symbol, cta.block, visit.thread, visit.from->block, text(visit.site),
+                cta.barriers[i].offset);
+    }
+}
+
 }  // namespace
 
 void begin_cluster() { state.cluster.phase = state.cluster.arrived = 0; }
@@ -113,10 +137,10 @@ void cluster_wait(Site site) {
 Cta& find_receiver(unsigned rank, const char* what, Site site) {
     if (rank >= state.launch->cluster || rank == state.cta->rank)
         fail(
-            "%s must get the rank of another CTA of the cluster, which has %u, but kernel %s, block %u, thread %u, at "
-            "%s passes %u%s; correct the rank",
-            what, state.launch->cluster, state.launch->symbol, blockIdx.x, threadIdx.x, text(site), rank,
-            rank == state.cta->rank ? ", its own" : "");
+            "%s must get the rank of %s CTA of the cluster, which has %u, but kernel %s, block %u, thread %u, at %s "
+            "passes %u%s; correct the rank",
+            what, rank == state.cta->rank ? "another" : "a", state.launch->cluster, state.launch->symbol, blockIdx.x,
+            threadIdx.x, text(site), rank, rank == state.cta->rank ? ", its own" : "");
     Cta& owner = state.ctas[rank];
     if (!current_clock().phases)
         fail(
@@ -136,6 +160,7 @@ Cta& find_receiver(unsigned rank, const char* what, Site site) {
 void check_cta_may_end() {
     const Cta& cta = *state.cta;
     if (!has_ended(cta)) return;
+    check_visits_known();
     for (unsigned rank = 0; rank < state.launch->cluster; ++rank) {
         const Cta& from = state.ctas[rank];
         for (uint32_t i = 0; i < from.sent_count; ++i) {

@@ -1,6 +1,6 @@
 // Asynchronous copies to shared memory. Each holds its bytes from its issue until it is waited for, and counts as a
-// write at that moment: cp.async by its thread's wait, bulk copies by a barrier. Those to another CTA also read this
-// one's shared memory until then.
+// write at that moment: cp.async by its thread's wait, bulk copies by a barrier. Those between CTAs also read the
+// sender's shared memory until then.
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +17,7 @@ struct Deferred {
     Cta* cta;
     uint16_t thread, barrier;
     Site site;
-    Cta* from = nullptr;  // a copy to another CTA: where it was started, its number there
+    Cta* from = nullptr;  // of a copy to another CTA: where it was started, and its number there
     uint32_t number = 0;
     Known* known = nullptr;  // of a copy between CTAs: what its thread knew
 };
@@ -112,7 +112,7 @@ uint64_t check_global_copy(const char* what, const void* shared, const void* glo
     return check_shared_span(shared, bytes, 16, true, what, threadIdx.x, site);
 }
 
-// Copies to the current CTA, and to another, by the current thread.
+// Copies by the current thread, to its own CTA and to another; the latter is told later what it reads of shared memory.
 void start_here(const char* what, uint64_t offset, const void* from, unsigned bytes, const void* barrier, Site site) {
     const auto index = static_cast<uint16_t>(find_barrier(barrier, what, site));
     const auto thread = static_cast<uint16_t>(threadIdx.x);

@@ -79,6 +79,11 @@ void end_phase_if_complete(unsigned index, const Cta& from, unsigned thread, Sit
     }
 }
 
+void note_visit(Mbarrier& barrier, Site site) {
+    const uint32_t next = current_warp().cluster_arrivals + 1, told = barrier.visit.told;
+    barrier.visit = {state.cta, static_cast<uint16_t>(threadIdx.x), site, barrier.phase, next > told ? next : told};
+}
+
 // By the current thread, in its own CTA or another.
 void arrive(Cta& owner, unsigned index, unsigned bytes, Site site) {
     Cta& self = *state.cta;
@@ -92,10 +97,12 @@ void arrive(Cta& owner, unsigned index, unsigned bytes, Site site) {
             state.launch->symbol, blockIdx.x, threadIdx.x, text(site), barrier.offset, of_block(owner, whose),
             barrier.phase, barrier.arrivals, static_cast<long long>(barrier.missing));
     count_expected(barrier, bytes, site);
-    if (&owner == &self)
+    if (&owner == &self) {
         release_clock(barrier.current, threadIdx.x, threadIdx.x + 1);
-    else
+    } else {
         release_clock_away(owner, barrier.current);
+        note_visit(barrier, site);
+    }
     ++barrier.arrived;
     enter(owner);
     end_phase_if_complete(index, self, threadIdx.x, site);
@@ -127,8 +134,8 @@ unsigned find_barrier_away(const Cta& owner, const void* p, const char* what, Si
     fail(
         "a copy to another CTA or an arrival there must be counted by an mbarrier of that CTA, of whose initialisation "
         "a phase of the cluster's barrier tells, but in kernel %s, block %u, thread %u, %s at %s names byte %llu of "
-        "the shared memory "
-        "of block %u, %s; call mbarrier_init, mbarrier_init_fence and then cluster_arrive there, and cluster_wait here",
+        "the shared memory of block %u, %s; call mbarrier_init, mbarrier_init_fence and then cluster_arrive there, and "
+        "cluster_wait here",
         state.launch->symbol, blockIdx.x, threadIdx.x, what, text(site), static_cast<unsigned long long>(offset),
         owner.block,
         !barrier || barrier->offset != offset ? "where none is"

@@ -3,7 +3,7 @@
 // Two threads that touch a word of shared memory, at least one of them writing, must be separated by __syncthreads or
 // an mbarrier if they are of different warps, by either or __syncwarp within a warp; ldmatrix, mma and shuffles order
 // nothing, as compute-sanitizer's racecheck sees it too. CTAs of a cluster meet in copies to each other: these must
-// come after the receiver's accesses, of which the sender learns by a copy from there.
+// come after the receiver's accesses, of which the sender learns by a copy or an arrival from there.
 #include <stdio.h>
 #include <string.h>
 
@@ -90,8 +90,8 @@ const char* place(const Word& word, char (&out)[160]) {
     if (&owner != state.cta)
         fail(
             "race on shared memory: a copy to another CTA must come after what that has done there, but in kernel %s, "
-            "block %u, thread %u, %s at %s writes %s after %s %s it at %s; wait first for a copy that the other CTA "
-            "starts after that and a __syncthreads",
+            "block %u, thread %u, %s at %s writes %s after %s %s it at %s; wait first for what the other "
+            "CTA sends after that: an mbarrier_arrive_at, or a copy of its own behind a __syncthreads",
             state.launch->symbol, blockIdx.x, threadIdx.x, access.what, text(access.site), place(word, where), who,
             other_wrote ? "wrote" : "read", text(site_of(other.site)));
     const char* also = state.cta->barrier_count ? " or an mbarrier" : "";

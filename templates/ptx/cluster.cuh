@@ -1,4 +1,4 @@
-// Clusters: CTAs that run together and copy into each other's shared memory.
+// Clusters: CTAs that run together, copy into each other's shared memory and arrive at each other's barriers.
 #pragma once
 #include "ptx/mbarrier.cuh"
 

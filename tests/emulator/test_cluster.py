@@ -293,8 +293,9 @@ IN_FLIGHT = "touched while an asynchronous copy to it is in flight, .* which thr
         (
             "exchange4",
             1,
-            r"a CTA must pass a barrier of its cluster before it copies to another or arrives there, .* kernel exchange4, block \d, "
-            r"thread \d, calls bulk_copy_to_cta for block \d at kernel.cu:\d+ before any; call cluster_arrive",
+            r"a CTA must pass a barrier of its cluster before it copies to another or arrives there, .* kernel "
+            r"exchange4, block \d, thread \d, calls bulk_copy_to_cta for block \d at kernel.cu:\d+ before any; call "
+            r"cluster_arrive",
         ),
         (
             "exchange4",
@@ -329,7 +330,7 @@ IN_FLIGHT = "touched while an asynchronous copy to it is in flight, .* which thr
         (
             "hand_over",
             1,
-            r"must not end before all copies to its shared memory have landed.*, but .*(block 0, thread 33, .* has ended|"
+            r"must not end before all copies to its shared memory have landed.*(block 0, thread 33, .* has ended|"
             r"block 1 ends without waiting for the one that thread 33 of block 0 started at kernel.cu:\d+; call mb)",
         ),
         ("hand_over", 2, r"must not end before all copies from its shared memory .* to block 1 that thread 33 started"),
@@ -407,7 +408,7 @@ def test_an_early_end_is_noticed_whoever_is_first(library: HostLibrary, launch: 
         (7, r"bulk_copy_to_cta must use an address that is a multiple of 16, .* byte 136 of shared memory"),
         (8, r"bulk_copy_to_cta must copy a positive multiple of 16 bytes, .* copies 24; pad the tile"),
         (9, r"bulk_copy_to_cta must copy a positive multiple of 16 bytes, .* copies 0; pad the tile"),
-        (10, r"must get the rank of another CTA of the cluster, which has 2, .* passes 2; correct the rank"),
+        (10, r"must get the rank of a CTA of the cluster, which has 2, .* passes 2; correct the rank"),
         (
             11,
             r"must get the rank of another CTA of the cluster, which has 2, .* passes [01], its own; correct the rank",

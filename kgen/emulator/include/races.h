@@ -5,9 +5,10 @@
 // the barrier, for those who wait for the phase to take over. Two accesses to a word, at least one a write, race unless
 // the earlier one's stamp is below the clock of the later one's warp.
 //
-// What a CTA knows of the others of its cluster it knows from their copies to its shared memory: each carries what the
-// thread that started it knew and had done, for those who wait for it. The cluster's barrier, which is relaxed, orders
-// no accesses; it only tells that CTAs have got so far, and which copies are complete.
+// What a CTA knows of the others of its cluster it knows from their arrivals at its barriers and from their copies of
+// their shared memory to its own: each carries what its thread knew and had done, for those who wait for it. Copies of
+// global memory carry nothing, whoever starts them. The cluster's barrier, which is relaxed, orders no accesses; it
+// only tells that CTAs have got so far, and which copies are complete.
 #pragma once
 
 #include <stdint.h>

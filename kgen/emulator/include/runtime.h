@@ -83,6 +83,14 @@ struct Warp {
     void* arguments[32];
 };
 
+// Arrivals at a barrier from other CTAs: the latest, its phase, and that of the cluster's barrier which tells of all.
+struct Visit {
+    const Cta* from;  // null before any
+    uint16_t thread;
+    Site site;
+    uint32_t phase, told;
+};
+
 struct Mbarrier {
     uint32_t offset;  // in shared memory
     uint32_t arrivals, arrived;
@@ -90,9 +98,10 @@ struct Mbarrier {
     int64_t missing;  // bytes that the phase still expects
     uint64_t issued;  // bytes of bulk copies under way
     uint16_t initialiser;
-    Site site;                // of the initialisation
-    uint32_t fence_stamp;     // of the initialiser's fence, 0 before it
-    uint32_t shown;           // the phase of the cluster barrier that shows it to other CTAs, counted from 1, 0 if none
+    Site site;             // of the initialisation
+    uint32_t fence_stamp;  // of the initialiser's fence, 0 before it
+    uint32_t shown;        // the phase of the cluster barrier that shows it to other CTAs, counted from 1, 0 if none
+    Visit visit;
     Clock current, complete;  // what has been released to the current phase, and to the last complete one
 };
 
@@ -199,7 +208,7 @@ void begin_cluster();
 bool knows_done(const Clock& clock, const Sent& copy);
 // The CTA of a rank, another than the current thread's, that this may copy to or arrive in.
 Cta& find_receiver(unsigned rank, const char* what, Site site);
-// That all copies from and to the current CTA are known to be complete, when its last warp ends.
+// That all copies from and to the current CTA and all arrivals in it are known to be complete, when its last warp ends.
 void check_cta_may_end();
 
 // Asynchronous work that a barrier counts: finishes some of it at random, or one piece that a warp waits for.
