@@ -24,9 +24,10 @@ __device__ inline void bulk_copy_to_cta(const void* p, u32 bytes, u32 rank, cons
         : "memory");
 }
 
-// Arrives at the barrier at the same place in CTA `rank`, which may be the own one, and releases to who waits there.
+// Arrives at the barrier at the same place in CTA `rank`, which may be the own one. It tells those who wait there what
+// this thread has read, but shows them nothing it has written: to release that to a cluster takes long.
 __device__ inline void mbarrier_arrive_at(const Barrier* barrier, u32 rank) {
     u32 address = static_cast<u32>(__cvta_generic_to_shared(barrier)), remote;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }

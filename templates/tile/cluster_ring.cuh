@@ -6,19 +6,27 @@
 #pragma once
 #include "ptx/bulk_copy.cuh"
 #include "ptx/cluster.cuh"
+#include "tile/slots.cuh"
 
 template <int Cluster>
 struct ClusterRing {
     // Of this CTA in its cluster.
     static __device__ int rank() { return blockIdx.x % Cluster; }
 
-    // Once the barriers are initialised, and again when nothing more is to be loaded: no CTA may be there without the
-    // others. Called by all threads.
+    // Once this CTA's barriers are initialised, by all threads: then those of all CTAs are.
     static __device__ void meet() {
         if constexpr (Cluster > 1) {
             cluster_arrive();
             cluster_wait();
         }
+    }
+
+    // The last a producer does, at its next slot: waits until every slot is free, since no CTA may end while others
+    // still free slots in it.
+    template <int Count>
+    static __device__ void drain(Barrier* empty, Slots<Count> slot) {
+        if constexpr (Cluster > 1)
+            for (int i = 0; i < Count; ++i, slot.advance()) mbarrier_wait(&empty[slot.index], slot.parity ^ 1);
     }
 
     // Starts a copy to the same slot of all CTAs.

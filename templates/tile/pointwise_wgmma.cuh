@@ -17,7 +17,6 @@
 #include "ptx/wgmma.cuh"
 #include "tile/cluster_ring.cuh"
 #include "tile/index.cuh"
-#include "tile/slots.cuh"
 #include "tile/store.cuh"
 
 constexpr int CORE_BLOCK = 64;  // pixels and channels of a block of core matrices
@@ -128,6 +127,7 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
             slot.advance();
         }
     }
+    Shape::Cluster::drain(barriers.empty, slot);
 }
 
 // Adds biases and activates the accumulators of 16 channels: an A fragment.
@@ -325,5 +325,4 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
         lower_registers<Spec::PRODUCER_REGISTERS>();
         if (threadIdx.x < Shape::CONSUMERS + 32) load_steps<Spec>(shared, barriers, in, weights, bias, pixels, items);
     }
-    Shape::Cluster::meet();
 }
