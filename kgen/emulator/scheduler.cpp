@@ -26,11 +26,21 @@ constexpr size_t kStaggerBytes = 1088;    // keeps the lanes' frames out of each
 
 unsigned char* stacks;
 
-const char* const kKindNames[] = {"__syncthreads",  "__syncwarp",   "a shuffle",
-                                  "ldmatrix_x4",    "mma_m16n8k16", "the end of the kernel",
-                                  "mbarrier_wait",  "wgmma",        "wgmma_fence",
-                                  "wgmma_commit",   "wgmma_wait",   "lower_registers or raise_registers",
-                                  "cluster_arrive", "cluster_wait"};
+const char* const kKindNames[] = {"__syncthreads",
+                                  "named_barrier_sync",
+                                  "__syncwarp",
+                                  "a shuffle",
+                                  "ldmatrix_x4",
+                                  "mma_m16n8k16",
+                                  "the end of the kernel",
+                                  "mbarrier_wait",
+                                  "wgmma",
+                                  "wgmma_fence",
+                                  "wgmma_commit",
+                                  "wgmma_wait",
+                                  "lower_registers or raise_registers",
+                                  "cluster_arrive",
+                                  "cluster_wait"};
 const char* name(Kind kind) { return kKindNames[static_cast<int>(kind)]; }
 
 double now_s() {
