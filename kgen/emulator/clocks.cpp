@@ -55,7 +55,6 @@ void free_shadow() {
 void begin_cta_clocks() {
     Shadow& shadow = state.cta->shadow;
     shadow.begin = state.cta->epoch = ++state.stamp;
-    shadow.rows = state.launch->cluster > 1;  // copies order warps of different CTAs
     for (uint32_t& stamp : shadow.proxied) stamp = state.cta->epoch;
     memcpy(shadow.epoch_proxied, shadow.proxied, sizeof(shadow.proxied));
     for (unsigned w = 0; w < warps_per_cta(); ++w) {
@@ -82,7 +81,6 @@ void synchronise_cta() {
     const unsigned warps = warps_per_cta();
     state.cta->epoch = ++state.stamp;
     memcpy(shadow.epoch_proxied, shadow.proxied, sizeof(shadow.proxied));
-    if (state.cta->barrier_count) shadow.rows = true;
     uint32_t phases = 0;
     for (unsigned w = 0; w < warps; ++w) phases = later(phases, shadow.clocks[w].phases);
     for (unsigned w = 0; w < warps; ++w) shadow.clocks[w].phases = phases;

@@ -22,7 +22,8 @@ struct List {
 
 bool alike(const Warp& a, const Warp& b) {
     return a.progress == b.progress && a.site.line == b.site.line &&
-           (a.progress != Progress::at_mbarrier || a.barrier == b.barrier);
+           ((a.progress != Progress::at_mbarrier && a.progress != Progress::at_named_barrier) ||
+            a.barrier == b.barrier);
 }
 
 // Of one CTA, warps in the same state together.
@@ -40,6 +41,11 @@ void list_cta(List& list, const Cta& cta) {
             list.add("wait at %s", text(warp.site));
         if (warp.progress == Progress::at_cluster)
             list.add(" for phase %u of the cluster's barrier", state.cluster.phase);
+        if (warp.progress == Progress::at_named_barrier) {
+            const NamedBarrier& barrier = cta.named_barriers[warp.barrier];
+            list.add(" for named barrier %u, which lacks %u of %u threads", warp.barrier,
+                     barrier.threads - barrier.arrived, barrier.threads);
+        }
         if (warp.progress != Progress::at_mbarrier) continue;
         const Mbarrier& barrier = cta.barriers[warp.barrier];
         const long long missing = barrier.missing;
@@ -67,6 +73,9 @@ void record_deadlock() {
     if (any_at(Progress::at_mbarrier)) {
         rule = "wait must be met by all the arrivals and bytes that its phase counts";
         advice = "correct who arrives, the count, the expected bytes or the parity";
+    } else if (any_at(Progress::at_named_barrier)) {
+        rule = "named barrier must be reached by as many threads as it counts";
+        advice = "correct the count or who calls it";
     } else if (any_at(Progress::at_cluster)) {
         rule = "thread of a cluster must arrive at every phase of its barrier that one waits for";
         advice = "let all threads of all CTAs call cluster_arrive and cluster_wait equally often";

@@ -1,9 +1,9 @@
 // The race detector: checks accesses by their actors' clocks over a shadow of shared memory; see races.h.
 //
-// Two threads that touch a word of shared memory, at least one of them writing, must be separated by __syncthreads or
-// an mbarrier if they are of different warps, by either or __syncwarp within a warp; ldmatrix, mma and shuffles order
-// nothing, as compute-sanitizer's racecheck sees it too. CTAs of a cluster meet in copies to each other: these must
-// come after the receiver's accesses, of which the sender learns by a copy or an arrival from there.
+// Two threads that touch a word of shared memory, at least one of them writing, must be separated by __syncthreads, a
+// named barrier or an mbarrier if they are of different warps, by either or __syncwarp within a warp; ldmatrix, mma and
+// shuffles order nothing, as compute-sanitizer's racecheck sees it too. CTAs of a cluster meet in copies to each other:
+// these must come after the receiver's accesses, of which the sender learns by a copy or an arrival from there.
 #include <stdio.h>
 #include <string.h>
 
@@ -166,7 +166,7 @@ template <class Before>
 __forceinline__ void check_readers(const Cta& owner, const Word& word, const Access& access, const Before& before) {
     const Reader latest = {word.read_stamp, word.reader, word.read_site};
     if (before(latest.actor, latest.stamp)) return;
-    if (word.reader != kSeveralWarps || !owner.shadow.rows) fail_race(word, access, true, latest, false);
+    if (word.reader != kSeveralWarps) fail_race(word, access, true, latest, false);
     const Reader* row = row_of(owner, word);
     for (unsigned w = 0; w < warps_per_cta(); ++w)
         if (!before(row[w].actor, row[w].stamp)) fail_race(word, access, true, row[w], false);
@@ -218,19 +218,15 @@ __forceinline__ void read_word(const Cta& cta, Word& word, const Access& access)
     if (ordered(cta, word.reader, word.read_stamp, access.actor)) {
         word.reader = access.actor;
     } else if (word.reader == kSeveralWarps) {
-        if (cta.shadow.rows) {
-            Reader& before = row_of(cta, word)[warp];
-            before = {mine.stamp, merge(cta, before.actor, before.stamp, mine.actor), mine.site};
-        }
+        Reader& before = row_of(cta, word)[warp];
+        before = {mine.stamp, merge(cta, before.actor, before.stamp, mine.actor), mine.site};
     } else if (same_warp(word.reader)) {
         word.reader = static_cast<uint16_t>(kSeveralLanes | warp);
     } else {
-        if (cta.shadow.rows) {
-            Reader* row = row_of(cta, word);
-            memset(row, 0, warps_per_cta() * sizeof(Reader));
-            row[warp_of(word.reader)] = {word.read_stamp, word.reader, word.read_site};
-            row[warp] = mine;
-        }
+        Reader* row = row_of(cta, word);
+        memset(row, 0, warps_per_cta() * sizeof(Reader));
+        row[warp_of(word.reader)] = {word.read_stamp, word.reader, word.read_site};
+        row[warp] = mine;
         word.reader = kSeveralWarps;
     }
     word.read_stamp = access.stamp;

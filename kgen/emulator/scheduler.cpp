@@ -27,6 +27,7 @@ constexpr size_t kStaggerBytes = 1088;    // keeps the lanes' frames out of each
 unsigned char* stacks;
 
 const char* const kKindNames[] = {"__syncthreads",
+                                  "named_barrier_sync",
                                   "__syncwarp",
                                   "a shuffle",
                                   "ldmatrix_x4",

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 RUNTIME = (
     *("scheduler.cpp", "fibre.cpp", "deadlock.cpp", "memory.cpp", "races.cpp", "clocks.cpp"),
-    *("copies.cpp", "mbarrier.cpp", "cluster.cpp", "collectives.cpp", "wgmma.cpp", "matrices.cpp"),
+    *("copies.cpp", "mbarrier.cpp", "named_barrier.cpp", "cluster.cpp", "collectives.cpp"),
+    *("wgmma.cpp", "matrices.cpp"),
 )
 LIBRARY = "kernel.so"
 CHECKSUM = "sha256"

@@ -17,7 +17,7 @@ from kgen.render import Source
 TEXT = ""
 """The name of the rendered text among its headers."""
 CALLS: Mapping[str, tuple[str, ...]] = {
-    "barrier": ("__syncthreads", "__syncwarp"),
+    "barrier": ("__syncthreads", "__syncwarp", "named_barrier_sync"),
     "wait": ("cp_async_wait", "mbarrier_wait", "wgmma_wait", "cluster_wait"),
     "arrival": ("mbarrier_arrive", "mbarrier_arrive_at", "mbarrier_arrive_expect", "cluster_arrive"),
     "fence": ("mbarrier_init_fence", "wgmma_fence", "fence_proxy_async"),

@@ -233,10 +233,10 @@ def test_fused_accounting_by_hand() -> None:
     loads = 2 * HALO_PIXELS * 64 * 2 + 2 * (CONV_WEIGHTS + BIASES) + 2 * MATRICES
     assert stage(kernel, "load").l2_bytes == loads
     # Slots of 226 pixels, 144 bytes each, in units of 128 bytes; a zero pixel; conv weights and biases; in units of 128
-    # bytes so far; four slots of 32 x 64 weights; barriers: the constants', 3 a slot of x, one a warpgroup, 2 a chunk.
+    # bytes so far; four slots of 32 x 64 weights; barriers: the constants', 3 a slot of x, 2 a chunk.
     x_slots = 2 * -(-HALO_PIXELS * 144 // 128) * 128
     weights = -(-(x_slots + 144 + CONV_WEIGHTS + BIASES) // 128) * 128
-    assert kernel.shared_bytes == weights + 4 * 2 * 32 * 64 + 8 * (1 + 3 * 2 + 3 + 2 * 4)
+    assert kernel.shared_bytes == weights + 4 * 2 * 32 * 64 + 8 * (1 + 3 * 2 + 2 * 4)
     assert (kernel.grid, kernel.work_items, kernel.threads, kernel.steps) == (2, 2, 512, 4)
     assert (program.tiles, program.ragged, program.arch, program.workspace_bytes) == (2, True, "sm_90a", 0)
 

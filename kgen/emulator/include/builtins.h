@@ -47,6 +47,7 @@ unsigned long long advance_descriptor(unsigned long long descriptor, unsigned by
 
 // Warp-wide: every lane calls, the last one to arrive computes for all.
 void barrier(Site site);
+void named_barrier(unsigned number, unsigned threads, Site site);
 void warp_barrier(unsigned mask, Site site);
 unsigned long long exchange(unsigned mask, unsigned long long value, int source_lane, Site site);
 void load_matrices(unsigned (&r)[4], const void* row, Site site);

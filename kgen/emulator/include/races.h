@@ -1,9 +1,9 @@
 // Who touched which word of shared memory when, and what every warp knows of the others' doings; internal.
 //
 // Time is a counter of stamps. A clock says up to which stamp each actor's accesses come before its owner's next one:
-// a warp's clock grows by __syncwarp, __syncthreads and mbarrier_wait; an arrival leaves the arriving thread's clock in
-// the barrier, for those who wait for the phase to take over. Two accesses to a word, at least one a write, race unless
-// the earlier one's stamp is below the clock of the later one's warp.
+// a warp's clock grows by __syncwarp, __syncthreads, named barriers and mbarrier_wait; an arrival leaves the arriving
+// thread's clock in the barrier, for those who wait for the phase to take over. Two accesses to a word, at least one a
+// write, race unless the earlier one's stamp is below the clock of the later one's warp.
 //
 // What a CTA knows of the others of its cluster it knows from their arrivals at its barriers and from their copies of
 // their shared memory to its own: each carries what its thread knew and had done, for those who wait for it. Copies of
@@ -20,6 +20,7 @@ struct Cta;
 constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxWarps = kMaxThreads / 32;
 constexpr unsigned kMaxBarriers = 128;
+constexpr unsigned kNamedBarriers = 16;  // number 0 is that of __syncthreads
 constexpr unsigned kMaxCluster = 16;
 
 // Actors: threads; the wgmma unit of each warp; then, for each barrier, its bulk copies and its phases, whose "stamp"
@@ -70,11 +71,10 @@ struct Reader {
 
 struct Shadow {
     Word* words;
-    Reader* readers;  // a row of one per warp for each word with reader kSeveralWarps
-    bool rows;        // whether the rows are kept; without other barriers nothing but __syncthreads orders warps
-    Clock* clocks;    // of each warp
-    Known* known;     // what these and the barriers' clocks know of the cluster
-    uint32_t begin;   // stamp at which the CTA began
+    Reader* readers;                      // a row of one per warp for each word with reader kSeveralWarps
+    Clock* clocks;                        // of each warp
+    Known* known;                         // what these and the barriers' clocks know of the cluster
+    uint32_t begin;                       // stamp at which the CTA began
     uint32_t proxied[kMaxThreads];        // stamp of each thread's last fence_proxy_async
     uint32_t epoch_proxied[kMaxThreads];  // the same at the last __syncthreads
 };

@@ -51,6 +51,7 @@ struct Thread {
 
 enum class Kind : uint8_t {
     barrier,
+    named_barrier,
     warp_barrier,
     exchange,
     ldmatrix,
@@ -66,7 +67,7 @@ enum class Kind : uint8_t {
     cluster_arrive,
     cluster_wait
 };
-enum class Progress : uint8_t { runnable, at_barrier, at_mbarrier, at_cluster, exited };
+enum class Progress : uint8_t { runnable, at_barrier, at_named_barrier, at_mbarrier, at_cluster, exited };
 
 struct Warp {
     Progress progress;
@@ -78,7 +79,7 @@ struct Warp {
     uint32_t step;     // odd; lane l is followed by lane (l + step) % 32
     uint32_t budget;   // collectives before another warp gets its turn
     uint32_t stamp;    // of the latest collective or release
-    unsigned barrier;  // the mbarrier that the warp waits for
+    unsigned barrier;  // the mbarrier, or the number of the named barrier, that the warp waits for
     uint32_t cluster_arrivals, cluster_waits;
     void* arguments[32];
 };
@@ -105,6 +106,11 @@ struct Mbarrier {
     Clock current, complete;  // what has been released to the current phase, and to the last complete one
 };
 
+struct NamedBarrier {
+    unsigned threads, arrived;  // of the current round
+    Site site;                  // of its first arrival
+};
+
 // A copy to another CTA, of rank `to`.
 struct Sent {
     uint32_t offset, bytes;  // that it reads of the shared memory here; 0 bytes if it reads global memory
@@ -122,6 +128,7 @@ struct Cta {
     Shadow shadow;
     Mbarrier* barriers;
     unsigned barrier_count;
+    NamedBarrier named_barriers[kNamedBarriers];
     uint32_t epoch;  // stamp of the last __syncthreads
     Sent* sent;      // its copies to other CTAs
     uint32_t sent_count, sent_capacity;

@@ -104,7 +104,7 @@ class FusedGeometry:
         before = self.config.x_slots * self.tile_bytes + pitch_bytes(self.problem.channels)
         weights = ceil_div(before + self.conv_bytes + self.bias_bytes, 128) * 128
         chunk_bytes = 2 * self.config.hidden_chunk * self.problem.channels
-        barriers = 1 + 3 * self.config.x_slots + self.config.warpgroups + 2 * self.config.weight_slots
+        barriers = 1 + 3 * self.config.x_slots + 2 * self.config.weight_slots
         return weights + self.config.weight_slots * chunk_bytes + barriers * _BARRIER_BYTES
 
     @property
