@@ -178,8 +178,8 @@ void bulk_copy_to_cta(const void* p, unsigned bytes, unsigned rank, const void* 
     if (self.sent_count == self.sent_capacity) self.sent = grow(self.sent, self.sent_capacity);
     self.sent[self.sent_count] = {static_cast<uint32_t>(offset), bytes, 0,   thread,
                                   static_cast<uint16_t>(rank),   index, site};
-    append({owner.shared + offset, self.shared + offset, bytes, &owner, thread, index, site, &self,
-            self.sent_count++, snapshot_clock()});
+    append({owner.shared + offset, self.shared + offset, bytes, &owner, thread, index, site, &self, self.sent_count++,
+            snapshot_clock()});
 }
 
 // Copies that nobody waited for are dropped; of bulk copies, end_cta_barriers has complained.
