@@ -35,10 +35,11 @@ __device__ inline long long core_offset(int pixel, int column, int columns) {
     return block * (CORE_BLOCK * width * 2) + column % width / 8 * 1024 + pixel % CORE_BLOCK / 8 * 128;
 }
 
-// Stores an A fragment as four core matrices.
-__device__ inline void store_cores(unsigned char* to, const u32 (&a)[4], int lane) {
+// Stores an A fragment as four core matrices, or two of e4m3.
+template <int Words>
+__device__ inline void store_cores(unsigned char* to, const u32 (&a)[Words], int lane) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) store_global_u32(to + i / 2 * 1024 + i % 2 * 128 + lane * 4, a[i]);
+    for (int i = 0; i < Words; ++i) store_global_u32(to + i / 2 * 1024 + i % 2 * 128 + lane * 4, a[i]);
 }
 
 template <class Spec>
@@ -131,25 +132,53 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
     }
 }
 
-// Biases, activates and scales the accumulators of 16 channels; `bias` is that of the first.
+// What finishes a thread's sums of two channels: biases, and with e4m3 operands scales.
 template <class Spec>
-__device__ inline void finish_block(float (&out)[2][4], const float (&left)[4], const float (&right)[4],
+struct Finish {
+    static constexpr int VECTORS = WgmmaShape<Spec>::VECTORS;
+    FloatPair v[VECTORS];
+
+    // `bias` is that of the first of the two.
+    __device__ explicit Finish(const unsigned char* bias) {
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) v[i] = load_shared_f32x2(bias + i * Spec::N * 4);
+    }
+    __device__ float low(float sum) const {
+        if constexpr (VECTORS == 1)
+            return Spec::activate(sum, v[0].low);
+        else
+            return scaled(Spec::activate(sum * v[1].low, v[0].low), v[VECTORS - 1].low);
+    }
+    __device__ float high(float sum) const {
+        if constexpr (VECTORS == 1)
+            return Spec::activate(sum, v[0].high);
+        else
+            return scaled(Spec::activate(sum * v[1].high, v[0].high), v[VECTORS - 1].high);
+    }
+    static __device__ float scaled(float out, float scale) { return VECTORS == 3 ? out * scale : out; }
+};
+
+// Finishes the accumulators of 16 channels, of which `bias` is the first's: an A fragment.
+template <class T, class Spec>
+__device__ inline void finish_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4],
                                     const unsigned char* bias, int lane) {
-    constexpr int VECTORS = WgmmaShape<Spec>::VECTORS;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float (&acc)[4] = half ? right : left;
-        FloatPair v[VECTORS];
-#pragma unroll
-        for (int i = 0; i < VECTORS; ++i) v[i] = load_shared_f32x2(bias + i * Spec::N * 4 + half * 32 + lane % 4 * 8);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float sum = acc[i];
-            if constexpr (VECTORS > 1) sum *= i % 2 ? v[1].high : v[1].low;
-            out[half][i] = Spec::activate(sum, i % 2 ? v[0].high : v[0].low);
-            if constexpr (VECTORS > 2) out[half][i] *= i % 2 ? v[2].high : v[2].low;
-        }
+        const Finish<Spec> finish(bias + half * 32 + lane % 4 * 8);
+        a[2 * half] = pack<T>(finish.low(acc[0]), finish.high(acc[1]));
+        a[2 * half + 1] = pack<T>(finish.low(acc[2]), finish.high(acc[3]));
     }
+}
+
+// The same, as rows of two core matrices of e4m3.
+template <class Spec>
+__device__ inline void finish_rows(u32 (&rows)[2], const float (&left)[4], const float (&right)[4],
+                                   const unsigned char* bias, int lane) {
+    const Finish<Spec> low(bias + lane % 4 * 8), high(bias + 32 + lane % 4 * 8);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2)
+        rows[i / 2] = pack_e4m3(low.low(left[i]), low.high(left[i + 1]), high.low(right[i]), high.high(right[i + 1]));
 }
 
 // Stores a warp's 16 pixels of an item. Registers are scarce, so what follows from the item is computed anew.
@@ -180,22 +209,16 @@ struct StoreItem {
     __device__ void store_block(const typename Shape::Accumulators& acc, int n) const {
         const int lane = threadIdx.x % 32;
         if (first() / CORE_BLOCK * CORE_BLOCK >= pixels) return;
-        float done[2][4];
-        finish_block<Spec>(done, acc[2 * n], acc[2 * n + 1], shared + Shape::BIAS + output() * 4 + n * 64, lane);
-        constexpr int COLUMNS = Shape::OUT_COLUMNS, CHANNELS_A_COLUMN = Spec::N / COLUMNS;
-        unsigned char* const to = reinterpret_cast<unsigned char*>(out) +
-                                  core_offset(first(), output() / CHANNELS_A_COLUMN, COLUMNS) +
-                                  core_offset(0, n * 16 / CHANNELS_A_COLUMN, COLUMNS);
-        if constexpr (Shape::FLOAT8) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                store_global_u32(to + i * 128 + lane * 4,
-                                 pack_e4m3(done[0][2 * i], done[0][2 * i + 1], done[1][2 * i], done[1][2 * i + 1]));
-        } else {
-            u32 a[4];
-            accumulators_to_a<T>(a, done[0], done[1]);
-            store_cores(to, a, lane);
-        }
+        constexpr int COLUMNS = Shape::OUT_COLUMNS, IN_COLUMN = Spec::N / COLUMNS;  // channels
+        const unsigned char* const bias = shared + Shape::BIAS + output() * 4 + n * 64;
+        u32 words[Shape::FLOAT8 ? 2 : 4];
+        if constexpr (Shape::FLOAT8)
+            finish_rows<Spec>(words, acc[2 * n], acc[2 * n + 1], bias, lane);
+        else
+            finish_block<T, Spec>(words, acc[2 * n], acc[2 * n + 1], bias, lane);
+        unsigned char* const to =
+            reinterpret_cast<unsigned char*>(out) + core_offset(first(), output() / IN_COLUMN, COLUMNS);
+        store_cores(to + core_offset(0, n * 16 / IN_COLUMN, COLUMNS), words, lane);
     }
 
     // STRIP_COLUMNS channels from the n-th 16 on to the block's output, through the warp's strip of shared memory.
@@ -205,10 +228,8 @@ struct StoreItem {
         const unsigned char* const bias = shared + Shape::BIAS + channel * 4;
 #pragma unroll
         for (int i = 0; i < Shape::SLICE_BLOCKS; ++i) {
-            float done[2][4];
-            finish_block<Spec>(done, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
             u32 a[4];
-            accumulators_to_a<T>(a, done[0], done[1]);
+            finish_block<T, Spec>(a, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
             store_a(strip + i * 32, Shape::STRIP_PITCH, a, lane);
         }
         __syncwarp();
