@@ -39,11 +39,12 @@ _INSTRUCTION_OVERHEAD = 30
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
-    other = "a portable boundary" if problem.matmul == "storage" else "matmul='storage'"
+    storage = problem.matmul == "storage"
+    what, other = ("wgmma kernels", "a portable boundary") if storage else ("float8 matmuls", "matmul='storage'")
     require(
         device.arch == ARCH,
         "arch",
-        f"wgmma kernels need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use {other}",
+        f"{what} need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use {other}",
     )
     _check_values(config)
     if isinstance(config, WgmmaFusedConfig):
