@@ -78,7 +78,6 @@ def test_every_activation_in_both_dtypes(base: WgmmaConfig, activation: Any, dty
     assert one.failure(build(one.source)) is None
 
 
-@pytest.mark.parametrize("base", [WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary)
 @pytest.mark.parametrize("name", FLOAT8_EXAMPLES)
 def test_float8_kernels_compute_what_the_layers_do(name: str) -> None:
     """Closer than any bound: but for ties, every e4m3 is the same."""
@@ -99,6 +98,7 @@ def test_every_activation_in_float8(activation: Any, dtype: Any) -> None:
     assert one.failure(build(one.source)) is None
 
 
+@pytest.mark.parametrize("base", [WGMMA_FUSED, WGMMA_LAYERS], ids=lambda config: config.boundary)
 def test_what_is_emulated_in_place_of_a_large_problem_has_several_tiles(base: WgmmaConfig) -> None:
     problem = Problem(256, 5, 7, 64, expansion=1)
     smaller, program = smaller_program(problem, base, H200)
