@@ -23,9 +23,10 @@ from kgen.machine import KernelPlan, Stage, Unit
 
 _FRAGMENT_BYTES = 512
 """What an ldmatrix reads."""
-UNITS: Mapping[str, Unit] = {"storage": "wgmma", "float8": "wgmma_float8"}
 _CONV_REGISTERS = 72
 """A thread of the convolution takes at most."""
+_UNITS: Mapping[str, Unit] = {"storage": "wgmma", "float8": "wgmma_float8"}
+"""What executes a problem's matmuls."""
 
 
 def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> Parts:
@@ -130,7 +131,7 @@ def _matmul_kernel(
         symbol=f"convfirst_wgmma_{matmul.name}",
         stages=(
             load,
-            matmul_stage(matmul.name, problem, tiles * matmul.pixels, reads, UNITS[problem.matmul]),
+            matmul_stage(matmul.name, problem, tiles * matmul.pixels, reads, _UNITS[problem.matmul]),
             *_matmul_ends(matmul, problem, config, in_dram),
         ),
         grid=min(matmul.items, device.sms),
