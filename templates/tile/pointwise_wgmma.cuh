@@ -134,12 +134,12 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
 
 // What finishes a thread's sums of two channels: biases, and with e4m3 operands scales.
 template <class Spec>
-struct Finish {
+struct Epilogue {
     static constexpr int VECTORS = WgmmaShape<Spec>::VECTORS;
     FloatPair v[VECTORS];
 
     // `bias` is that of the first of the two.
-    __device__ explicit Finish(const unsigned char* bias) {
+    __device__ explicit Epilogue(const unsigned char* bias) {
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i) v[i] = load_shared_f32x2(bias + i * Spec::N * 4);
     }
@@ -165,9 +165,9 @@ __device__ inline void finish_block(u32 (&a)[4], const float (&left)[4], const f
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float (&acc)[4] = half ? right : left;
-        const Finish<Spec> finish(bias + half * 32 + lane % 4 * 8);
-        a[2 * half] = pack<T>(finish.low(acc[0]), finish.high(acc[1]));
-        a[2 * half + 1] = pack<T>(finish.low(acc[2]), finish.high(acc[3]));
+        const Epilogue<Spec> epilogue(bias + half * 32 + lane % 4 * 8);
+        a[2 * half] = pack<T>(epilogue.low(acc[0]), epilogue.high(acc[1]));
+        a[2 * half + 1] = pack<T>(epilogue.low(acc[2]), epilogue.high(acc[3]));
     }
 }
 
@@ -175,7 +175,7 @@ __device__ inline void finish_block(u32 (&a)[4], const float (&left)[4], const f
 template <class Spec>
 __device__ inline void finish_rows(u32 (&rows)[2], const float (&left)[4], const float (&right)[4],
                                    const unsigned char* bias, int lane) {
-    const Finish<Spec> low(bias + lane % 4 * 8), high(bias + 32 + lane % 4 * 8);
+    const Epilogue<Spec> low(bias + lane % 4 * 8), high(bias + 32 + lane % 4 * 8);
 #pragma unroll
     for (int i = 0; i < 4; i += 2)
         rows[i / 2] = pack_e4m3(low.low(left[i]), low.high(left[i + 1]), high.low(right[i]), high.high(right[i + 1]));
