@@ -52,10 +52,6 @@ template <class T>
 constexpr bool WGMMA_F16 = false;
 template <>
 constexpr bool WGMMA_F16<f16> = true;
-template <class T>
-constexpr bool WGMMA_E4M3 = false;
-template <>
-constexpr bool WGMMA_E4M3<e4m3> = true;
 
 // The accumulators of 16 columns, as the instruction's text and as its operands.
 #define WGMMA_TEXT1 "%0, %1, %2, %3, %4, %5, %6, %7"
@@ -156,7 +152,7 @@ constexpr bool WGMMA_E4M3<e4m3> = true;
 #define WGMMA_WIDTH(columns, blocks, r0, r1, r2, r3, r4, r5)                                   \
     template <class T, bool Accumulate>                                                        \
     __device__ inline void wgmma(float (&d)[2 * blocks][4], const u32(&a)[4], u64 b) {         \
-        static_assert(!WGMMA_E4M3<T>, "e4m3 operands are in shared memory");                   \
+        static_assert(sizeof(T) == 2, "e4m3 operands are in shared memory");                   \
         if constexpr (WGMMA_F16<T>)                                                            \
             WGMMA_FROM_REGISTERS("f16", columns, blocks, r0 ", " r1 ", " r2 ", " r3, r4, r5);  \
         else                                                                                   \
@@ -164,7 +160,7 @@ constexpr bool WGMMA_E4M3<e4m3> = true;
     }                                                                                          \
     template <class T, bool Accumulate>                                                        \
     __device__ inline void wgmma(float (&d)[2 * blocks][4], u64 a, u64 b) {                    \
-        if constexpr (WGMMA_E4M3<T>)                                                           \
+        if constexpr (sizeof(T) == 1)                                                          \
             WGMMA_FROM_SHARED("e4m3", "32", columns, blocks, r0, r1, r2, "");                  \
         else if constexpr (WGMMA_F16<T>)                                                       \
             WGMMA_FROM_SHARED("f16", "16", columns, blocks, r0, r1, r2, ", 0, 0");             \
