@@ -1,7 +1,8 @@
 """Test cases: seeded inputs with their float64 truth, and the rule by which a kernel's output passes.
 
 The rule follows the float64 reference, never a fixed absolute bound: an output passes when its error is at most twice
-that of the same block computed layer by layer with every intermediate rounded to the storage dtype.
+that of the same block computed layer by layer with every intermediate rounded to the storage dtype, and to e4m3 what
+float8 matmuls take; the reference itself is never quantised.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from kgen.compile import Resources
 from kgen.devices import Device
-from kgen.machine import KernelPlan, Program
+from kgen.machine import RATES, KernelPlan, Program, Unit
 
 _MMA_SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.5}
 """Share of the peak rate that mma.sync can reach where the peak belongs to another instruction (wgmma, tcgen05)."""
@@ -78,9 +78,13 @@ def _item_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> float:
 
 def _tensor_clocks(kernel: KernelPlan, device: Device, work: float) -> float:
     """Clocks of an SM's tensor cores for the share ``work`` of the grid: one pipe, whatever the instruction."""
-    shares = {"mma": _MMA_SYNC_SHARE.get(device.arch, 1.0), "wgmma": _WGMMA_SHARE}
+    shares: dict[Unit, float] = {
+        "mma": _MMA_SYNC_SHARE.get(device.arch, 1.0),
+        "wgmma": _WGMMA_SHARE,
+        "wgmma_float8": _WGMMA_SHARE,
+    }
     clocks = 0.0
     for unit, share in shares.items():
         flops = sum(stage.issued_flops for stage in kernel.stages if stage.unit == unit)
-        clocks += work * flops / (share * device.peak_flops / device.sms / (device.clock_mhz * 1e6))
+        clocks += work * flops / RATES[unit] / (share * device.peak_flops / device.sms / (device.clock_mhz * 1e6))
     return clocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def test_explain_takes_a_config_as_text_or_file(kgen: Any, tmp_path: Path) -> No
 
 
 PROBLEM = ("--channels", "16", "--size", "7")
+FLOAT8 = ("--channels", "64", "--size", "5", "--matmul", "float8")
 BAD = {
     "channels": (("explain", "convfirst", "--channels", "65", "--size", "7"), "channels must be a multiple of 16"),
     "size": (
@@ -102,6 +104,11 @@ BAD = {
     "dtype": (("check", "convfirst", *PROBLEM, "--dtype", "float32"), "dtype must be one of float16, bfloat16"),
     "expansion": (("check", "convfirst", *PROBLEM, "--expansion", "9"), "expansion must be a number from 1 to 8"),
     "nan": (("check", "convfirst", *PROBLEM, "--expansion", "nan"), "expansion must be a number from 1 to 8"),
+    "matmul": (("check", "convfirst", *PROBLEM, "--matmul", "fp8"), "matmul must be one of storage, float8"),
+    "float8 device": (
+        ("tune", "convfirst", *FLOAT8, "--device", "l4"),
+        "float8 matmuls need a Hopper GPU (sm_90), but l4 is sm_89",
+    ),
     "device": (("tune", "convfirst", *PROBLEM, "--device", "h201"), "device must be one of"),
     "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
@@ -215,6 +222,19 @@ def test_tune_show_explain_check(kgen: Any, tmp_path: Path) -> None:
 
     again = kgen("tune", *SMALL, "--trials", "3", "--out", out)
     assert again.code == 0 and f"saved in {tuned.json['path']}" in again.out and "modelled (not measured)" in again.out
+
+
+@needs_nvrtc
+@pytest.mark.timeout(240)
+def test_float8_is_tuned_when_asked_for_and_its_error_shown(kgen: Any, tmp_path: Path) -> None:
+    out, problem = str(tmp_path / "out"), ("convfirst", *FLOAT8, "--device", "h200")
+    tuned = kgen("tune", *problem, "--trials", "2", "--out", out)
+    assert tuned.code == 0 and "float8 matmuls" in tuned.out and "boundary=wgmma_layers" in tuned.out
+    error = re.search(r"relative error (0\.0\d+) against float64", tuned.out)
+    assert error is not None and 0.01 < float(error[1]) < 0.1
+    shown = kgen("show", "--folder", out).out
+    assert "float16, float8" in shown and error[1] in shown
+    assert kgen("check", *problem, "--emulate", "--folder", out).code == 0
 
 
 def test_a_wrong_kernel_exits_with_1(kgen: Any, monkeypatch: pytest.MonkeyPatch) -> None:

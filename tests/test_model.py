@@ -29,7 +29,13 @@ def matmul(unit: str, flops: int = FLOPS) -> Stage:
 
 @pytest.mark.parametrize(
     ("device", "unit", "share"),
-    [("h200", "mma", 0.62), ("h200", "wgmma", 0.9), ("a100", "mma", 1.0), ("b200", "mma", 0.5)],
+    [
+        ("h200", "mma", 0.62),
+        ("h200", "wgmma", 0.9),
+        ("h200", "wgmma_float8", 1.8),
+        ("a100", "mma", 1.0),
+        ("b200", "mma", 0.5),
+    ],
 )
 def test_an_instruction_reaches_its_share_of_the_peak(device: str, unit: str, share: float) -> None:
     one = program(matmul(unit), device_name=device)

@@ -50,6 +50,20 @@ def test_the_file_is_for_reading(tmp_path: Path) -> None:
     assert saved["config"] == CONFIG.to_json()
 
 
+def test_problems_from_before_float8_have_16_bit_matmuls(tmp_path: Path) -> None:
+    path = edited(tmp_path, lambda data: data["entries"][0]["problem"].pop("matmul"))
+    assert load_file(path).entries[0].problem == entry().problem
+
+
+def test_float8_is_another_problem(tmp_path: Path) -> None:
+    float8 = entry(ConvFirst(32, 14, 14, 64, matmul="float8"))
+    save(entry(), H200, tmp_path)
+    path = save(float8, H200, tmp_path)
+    assert '"matmul": "float8"' in path.read_text()
+    assert {one.problem.to_json()["matmul"] for one in load_file(path).entries} == {"storage", "float8"}
+    assert float8 in load_file(path).entries
+
+
 @pytest.mark.parametrize("length", [1, 40, 300, 900])
 def test_every_truncation_is_corrupt(length: int, tmp_path: Path) -> None:
     path = save(entry(), H200, tmp_path)

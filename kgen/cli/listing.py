@@ -62,15 +62,18 @@ def _entries_table(file: TunedFile) -> Table:
     from kgen.render import template_digest
 
     rows = table(
-        "batch", "size", "channels", "expansion", "act", "dtype", "us", "how", "efficiency", "attainable", "trials"
+        *("batch", "size", "channels", "expansion", "act", "dtype"),
+        *("us", "error", "how", "efficiency", "attainable", "trials"),
     )
     for entry in file.entries:
         measured = entry.measured
         latency_us = measured.median_us if measured else entry.modelled_us
+        error = measured.error if measured else entry.error
         how = "measured" if measured else "modelled"
         rows.add_row(
             *_problem_cells(entry.problem.to_json()),
             "" if latency_us is None else f"{latency_us:.1f}",
+            "" if error is None else f"{error:.2g}",
             how if entry.template_digest == template_digest(entry.config.template) else f"{how}, stale",
             f"{measured.efficiency:.1%}" if measured else "",
             f"{entry.attainable_efficiency:.1%}",
@@ -82,9 +85,8 @@ def _entries_table(file: TunedFile) -> Table:
 def _problem_cells(problem: dict[str, Any]) -> list[str]:
     activation = problem["activation"] + ("" if problem["residual"] else ", no residual")
     size = f"{problem['height']}x{problem['width']}"
-    return [
-        *map(str, (problem["batch"], size, problem["channels"], problem["expansion"], activation, problem["dtype"]))
-    ]
+    dtype = problem["dtype"] + (", float8" if problem["matmul"] == "float8" else "")
+    return [*map(str, (problem["batch"], size, problem["channels"], problem["expansion"], activation, dtype))]
 
 
 def _spec(device: Device) -> str:

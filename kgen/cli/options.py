@@ -35,6 +35,9 @@ def _problem(
     act: Annotated[str, typer.Option(help="silu, relu, gelu, gelu_tanh or identity.")] = "silu",
     dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
     residual: Annotated[bool, typer.Option(help="Whether the block adds its input.")] = True,
+    matmul: Annotated[
+        str, typer.Option(help="storage, or float8 (e4m3, scaled per channel; Hopper only; less accurate).")
+    ] = "storage",
 ) -> ConvFirst:
     """The convfirst problem that the options name."""
     if size is not None and (height is not None or width is not None):
@@ -54,6 +57,7 @@ def _problem(
         activation=act,  # type: ignore[arg-type]  # the constructor checks it
         dtype=dtype,  # type: ignore[arg-type]
         residual=residual,
+        matmul=matmul,  # type: ignore[arg-type]
     )
 
 

@@ -85,6 +85,8 @@ def _print_found(found: Found, as_json: bool) -> None:
         else f"{entry.modelled_us:.1f} us modelled (not measured), verified in the emulator"
     )
     print(f"{entry.problem}: {time}, of {entry.attainable_efficiency:.1%} attainable; {entry.trials} trials")
+    if entry.error is not None:
+        print(f"relative error {entry.error:.2g} against float64")
     print(config_line(entry.config))
     if found.kept is not None and found.kept.measured is not None:
         print(f"kept the faster config of an earlier search ({found.kept.measured.median_us:.1f} us) in {found.path}")

@@ -72,50 +72,60 @@ void check_descriptor(unsigned long long descriptor, unsigned first, unsigned ro
     });
 }
 
-// 8 rows of 8 elements, widened into out[row][0..7].
-template <float (*widen)(uint32_t)>
-void load_core_matrix(const CoreMatrix& from, float (&out)[8][8]) {
-    uint16_t bits[8][8];
+// Operands of 16-bit elements, or of bytes: `Bits` holds one, and a core matrix has so many of k.
+template <class Bits>
+constexpr int kDepth = 16 / sizeof(Bits);
+
+// 8 rows of elements, widened.
+template <class Bits, float (*widen)(uint32_t)>
+void load_core_matrix(const CoreMatrix& from, float (&out)[8][kDepth<Bits>]) {
+    Bits bits[8][kDepth<Bits>];
     for (unsigned row = 0; row < 8; ++row) memcpy(bits[row], state.cta->shared + from.row(row), 16);
     widen_all<widen>(bits, out);
 }
 
 template <float (*widen)(uint32_t)>
-void load_a(const Multiplication& of, float (&a)[16][16]) {
-    if (of.registers) {
-        uint16_t bits[16][16];
-        for (int lane = 0; lane < 32; ++lane)
-            for (int i = 0; i < 4; ++i)
-                memcpy(&bits[lane / 4 + i % 2 * 8][2 * (lane % 4) + i / 2 * 8], &of.a_registers[lane][i], 4);
-        widen_all<widen>(bits, a);
-        return;
-    }
-    float core[8][8];
+void load_a_registers(const Multiplication& of, float (&a)[16][16]) {
+    uint16_t bits[16][16];
+    for (int lane = 0; lane < 32; ++lane)
+        for (int i = 0; i < 4; ++i)
+            memcpy(&bits[lane / 4 + i % 2 * 8][2 * (lane % 4) + i / 2 * 8], &of.a_registers[lane][i], 4);
+    widen_all<widen>(bits, a);
+}
+
+template <class Bits, float (*widen)(uint32_t)>
+void load_a(const Multiplication& of, float (&a)[16][2 * kDepth<Bits>]) {
+    constexpr int DEPTH = kDepth<Bits>;
+    if constexpr (sizeof(Bits) == 2)
+        if (of.registers) return load_a_registers<widen>(of, a);
+    float core[8][DEPTH];
     int block = 0;
     for_core_matrices(of.a, first_block(), 2, [&](const CoreMatrix& from) {
-        load_core_matrix<widen>(from, core);
-        for (int row = 0; row < 8; ++row) memcpy(&a[block / 2 * 8 + row][block % 2 * 8], core[row], 32);
+        load_core_matrix<Bits, widen>(from, core);
+        for (int row = 0; row < 8; ++row)
+            memcpy(&a[block / 2 * 8 + row][block % 2 * DEPTH], core[row], sizeof(core[0]));
         ++block;
     });
 }
 
-template <float (*widen)(uint32_t)>
+template <class Bits, float (*widen)(uint32_t)>
 void multiply_matrices(const Multiplication& of, float (&d)[16][256]) {
-    static float a[16][16], b[16][256];
-    load_a<widen>(of, a);
-    float core[8][8];
+    constexpr int DEPTH = kDepth<Bits>;
+    static float a[16][2 * DEPTH], b[2 * DEPTH][256];
+    load_a<Bits, widen>(of, a);
+    float core[8][DEPTH];
     int block = 0;
     for_core_matrices(of.b, 0, of.tiles, [&](const CoreMatrix& from) {
-        load_core_matrix<widen>(from, core);
+        load_core_matrix<Bits, widen>(from, core);
         for (int column = 0; column < 8; ++column)
-            for (int k = 0; k < 8; ++k) b[block % 2 * 8 + k][block / 2 * 8 + column] = core[column][k];
+            for (int k = 0; k < DEPTH; ++k) b[block % 2 * DEPTH + k][block / 2 * 8 + column] = core[column][k];
         ++block;
     });
     for (int row = 0; row < 16; ++row) {
         for (unsigned column = 0; column < 8 * of.tiles; column += 16) {
             Floats sum[4];
             memcpy(sum, &d[row][column], sizeof(sum));
-            for (int k = 0; k < 16; ++k) {
+            for (int k = 0; k < 2 * DEPTH; ++k) {
                 Floats b_row[4];
                 memcpy(b_row, &b[k][column], sizeof(b_row));
                 for (int i = 0; i < 4; ++i) sum[i] += a[row][k] * b_row[i];
@@ -160,10 +170,14 @@ void hold_matrices(const Multiplication& of, bool begins) {
 
 void multiply(const Multiplication& of, Accumulators& accumulators) {
     if (!of.accumulate) memset(accumulators.values, 0, sizeof(accumulators.values));
-    if (of.f16)
-        multiply_matrices<widen_f16>(of, accumulators.values);
-    else
-        multiply_matrices<widen_bf16>(of, accumulators.values);
+    switch (of.element) {
+        case Element::f16:
+            return multiply_matrices<uint16_t, widen_f16>(of, accumulators.values);
+        case Element::bf16:
+            return multiply_matrices<uint16_t, widen_bf16>(of, accumulators.values);
+        case Element::e4m3:
+            return multiply_matrices<uint8_t, widen_e4m3>(of, accumulators.values);
+    }
 }
 
 }  // namespace emulator

@@ -126,7 +126,7 @@ void wgmma_fence(Site site) {
     release();
 }
 
-void multiply_wgmma(bool f16, float (*d)[4], unsigned tiles, bool accumulate, const unsigned* a_registers,
+void multiply_wgmma(Element element, float (*d)[4], unsigned tiles, bool accumulate, const unsigned* a_registers,
                     unsigned long long a, unsigned long long b, Site site) {
     Argument argument = {d, a_registers, a, b};
     if (!gather(Kind::wgmma, &argument, site)) return;
@@ -140,7 +140,7 @@ void multiply_wgmma(bool f16, float (*d)[4], unsigned tiles, bool accumulate, co
     Multiplication& of = append(unit.under_way, unit.count, unit.capacity);
     of.group = unit.open_group;
     of.site = site;
-    of.f16 = f16, of.accumulate = accumulate, of.registers = a_registers;
+    of.element = element, of.accumulate = accumulate, of.registers = a_registers;
     of.tiles = tiles;
     of.a = a, of.b = b;
     for (unsigned lane = 0; lane < 32; ++lane) {

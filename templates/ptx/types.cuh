@@ -13,6 +13,11 @@ struct bf16 {
     u16 bits;
 };
 
+// An 8-bit type that matmuls take: sign, 4 bits of exponent, 3 of mantissa; at most 448, no infinity, one NaN.
+struct e4m3 {
+    unsigned char bits;
+};
+
 // 16 bytes: the unit of every vector access and asynchronous copy.
 struct alignas(16) Vec16 {
     u32 word[4];

@@ -1,8 +1,9 @@
 // wgmma.m64nNk16: a warpgroup (4 warps) multiplies a 64x16 A by a 16xN B into 64xN float accumulators, asynchronously.
+// With e4m3 elements it is m64nNk32: the same bytes, twice as many k, and A in shared memory only.
 //
 // Warp w of the warpgroup holds rows 16 w to 16 w + 15 of A and D, as in mma.cuh: a[4] is its A fragment, and d[t] its
 // accumulator of columns 8 t to 8 t + 7. A descriptor names a matrix in shared memory, stored as core matrices of
-// 8 rows x 16 bytes, each 128 contiguous bytes; a row of B is one column n with 8 consecutive k.
+// 8 rows x 16 bytes, each 128 contiguous bytes; a row of B is one column n with 16 bytes of consecutive k.
 //
 // Order: wgmma_fence after the warpgroup's last plain access to registers it hands over; any number of wgmma;
 // wgmma_commit closes a group; wgmma_wait<P> returns when at most P groups are unfinished. Until then nobody may
@@ -132,18 +133,18 @@ constexpr bool WGMMA_F16<f16> = true;
 #define WGMMA_TILES15 WGMMA_TILES14, WGMMA_TILE(28), WGMMA_TILE(29)
 #define WGMMA_TILES16 WGMMA_TILES15, WGMMA_TILE(30), WGMMA_TILE(31)
 
-#define WGMMA_LINE(type, columns, blocks, a, b, flag, transposed)                                                     \
-    "{\n .reg .pred add;\n setp.ne.b32 add, " flag ", 0;\n wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type \
-    "." type " {" WGMMA_TEXT##blocks "}, " a ", " b ", add, 1, 1" transposed ";\n}"
+#define WGMMA_LINE(type, depth, columns, blocks, a, b, flag, transposed)                                        \
+    "{\n .reg .pred add;\n setp.ne.b32 add, " flag ", 0;\n wgmma.mma_async.sync.aligned.m64n" columns "k" depth \
+    ".f32." type "." type " {" WGMMA_TEXT##blocks "}, " a ", " b ", add, 1, 1" transposed ";\n}"
 #define WGMMA_FROM_REGISTERS(type, columns, blocks, a_text, b_text, flag)                                \
-    asm volatile(WGMMA_LINE(type, columns, blocks, "{" a_text "}", b_text, flag, ", 0")                  \
+    asm volatile(WGMMA_LINE(type, "16", columns, blocks, "{" a_text "}", b_text, flag, ", 0")            \
                  : WGMMA_TILES##blocks                                                                   \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(Accumulate)) \
                  : "memory")
-#define WGMMA_FROM_SHARED(type, columns, blocks, a_text, b_text, flag)             \
-    asm volatile(WGMMA_LINE(type, columns, blocks, a_text, b_text, flag, ", 0, 0") \
-                 : WGMMA_TILES##blocks                                             \
-                 : "l"(a), "l"(b), "r"(static_cast<int>(Accumulate))               \
+#define WGMMA_FROM_SHARED(type, depth, columns, blocks, a_text, b_text, flag, transposed)   \
+    asm volatile(WGMMA_LINE(type, depth, columns, blocks, a_text, b_text, flag, transposed) \
+                 : WGMMA_TILES##blocks                                                      \
+                 : "l"(a), "l"(b), "r"(static_cast<int>(Accumulate))                        \
                  : "memory")
 
 // d = A B + (Accumulate ? d : 0) for one number of columns, in 16-column blocks; A in registers, or in shared memory
@@ -151,6 +152,7 @@ constexpr bool WGMMA_F16<f16> = true;
 #define WGMMA_WIDTH(columns, blocks, r0, r1, r2, r3, r4, r5)                                   \
     template <class T, bool Accumulate>                                                        \
     __device__ inline void wgmma(float (&d)[2 * blocks][4], const u32(&a)[4], u64 b) {         \
+        static_assert(sizeof(T) == 2, "e4m3 operands are in shared memory");                   \
         if constexpr (WGMMA_F16<T>)                                                            \
             WGMMA_FROM_REGISTERS("f16", columns, blocks, r0 ", " r1 ", " r2 ", " r3, r4, r5);  \
         else                                                                                   \
@@ -158,10 +160,12 @@ constexpr bool WGMMA_F16<f16> = true;
     }                                                                                          \
     template <class T, bool Accumulate>                                                        \
     __device__ inline void wgmma(float (&d)[2 * blocks][4], u64 a, u64 b) {                    \
-        if constexpr (WGMMA_F16<T>)                                                            \
-            WGMMA_FROM_SHARED("f16", columns, blocks, r0, r1, r2);                             \
+        if constexpr (sizeof(T) == 1)                                                          \
+            WGMMA_FROM_SHARED("e4m3", "32", columns, blocks, r0, r1, r2, "");                  \
+        else if constexpr (WGMMA_F16<T>)                                                       \
+            WGMMA_FROM_SHARED("f16", "16", columns, blocks, r0, r1, r2, ", 0, 0");             \
         else                                                                                   \
-            WGMMA_FROM_SHARED("bf16", columns, blocks, r0, r1, r2);                            \
+            WGMMA_FROM_SHARED("bf16", "16", columns, blocks, r0, r1, r2, ", 0, 0");            \
     }
 
 WGMMA_WIDTH("16", 1, "%8", "%9", "%10", "%11", "%12", "%13")

@@ -1,15 +1,19 @@
 // A pointwise layer on wgmma: out = epilogue(in W + b), a matmul over flat pixels with both operands in shared memory.
 //
-// Between kernels a tensor is stored as core matrices: for every 64 pixels and every 64 channels 8 KB, in which the
-// core matrix of pixels 8 p and channels 8 c is the (8 c + p)-th. So a step's operand is one bulk copy, and a register
-// of an accumulator rounded to pairs is one contiguous store of the warp.
+// A column is a channel in 16 bits, or two in e4m3: 8 of them are a row of a core matrix whatever the type. Between
+// kernels a tensor is stored as core matrices: for every 64 pixels and every 64 columns (32 where 64 do not divide the
+// tensor's) 8 KB, in which the core matrix of pixels 8 p and columns 8 c is the (8 c + p)-th. So a step's operand is
+// one bulk copy, and a register of an accumulator rounded to the type is one contiguous store of the warp. For that,
+// 16 e4m3 channels of a row are in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15, and so are the weights' inputs.
 //
-// A Spec gives the sizes as constexpr int: K and N channels in and out; WARPGROUPS of 64 pixels each; OUTPUTS, the
-// channels of one work item; STAGES of K_STEP input channels; CLUSTER CTAs that work on neighbouring pixels at a time,
-// and load the weights for one another. OUTER_N tells the order of the packed weights: [N][K] if
-// true, else 16 of K after 16 of K. `static float activate(float x, float bias)` gives act(x + bias). LAST says that
-// the output is the block's, in its plain layout; ADDS_RESIDUAL then adds a tensor like it. DEFERRED keeps two sets of
-// accumulators and stores an item's results while the tensor cores multiply the next one's.
+// A Spec gives the type Operand of what is multiplied, and as constexpr int the sizes: K columns in and N channels out;
+// WARPGROUPS of 64 pixels each; OUTPUTS, the channels of one work item; STAGES of K_STEP columns; CLUSTER CTAs that
+// work on neighbouring pixels at a time, and load the weights for one another. OUTER_N tells the order of the packed
+// weights: [N][K] if true, else 16 of K after 16 of K. `static float activate(float x, float bias)` gives act(x +
+// bias). `bias` is followed, with e4m3 operands, by a scale of each sum and then, unless LAST, one of each output: h =
+// e4m3(act(scale x + bias) scale'). LAST says that the output is the block's, in its plain layout; ADDS_RESIDUAL then
+// adds a tensor like it. DEFERRED keeps two sets of accumulators and stores an item's results while the tensor cores
+// multiply the next one's.
 #pragma once
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
@@ -19,25 +23,32 @@
 #include "tile/index.cuh"
 #include "tile/store.cuh"
 
-constexpr int CORE_BLOCK = 64;  // pixels and channels of a block of core matrices
-constexpr int CORE_BLOCK_BYTES = CORE_BLOCK * CORE_BLOCK * 2;
+constexpr int CORE_BLOCK = 64;  // pixels of a block of core matrices
 
-// Where a warp's 16 pixels from `pixel` on and 16 channels from `channel` on begin; the four core matrices that make
+// Columns of a block, in a tensor of so many.
+__host__ __device__ constexpr int block_columns(int columns) { return columns % 64 == 0 ? 64 : 32; }
+
+// Where a warp's 16 pixels from `pixel` on and 16 columns from `column` on begin; the four core matrices that make
 // its A fragment lie 128 and 1024 bytes apart.
-__device__ inline long long core_offset(int pixel, int channel, int channels) {
-    const long long block = static_cast<long long>(pixel / CORE_BLOCK) * (channels / CORE_BLOCK) + channel / CORE_BLOCK;
-    return block * CORE_BLOCK_BYTES + channel % CORE_BLOCK / 8 * 1024 + pixel % CORE_BLOCK / 8 * 128;
+__device__ inline long long core_offset(int pixel, int column, int columns) {
+    const int width = block_columns(columns);
+    const long long block = static_cast<long long>(pixel / CORE_BLOCK) * (columns / width) + column / width;
+    return block * (CORE_BLOCK * width * 2) + column % width / 8 * 1024 + pixel % CORE_BLOCK / 8 * 128;
 }
 
-// Stores an A fragment as four core matrices.
-__device__ inline void store_cores(unsigned char* to, const u32 (&a)[4], int lane) {
+// Stores an A fragment as four core matrices, or two of e4m3.
+template <int Words>
+__device__ inline void store_cores(unsigned char* to, const u32 (&a)[Words], int lane) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) store_global_u32(to + i / 2 * 1024 + i % 2 * 128 + lane * 4, a[i]);
+    for (int i = 0; i < Words; ++i) store_global_u32(to + i / 2 * 1024 + i % 2 * 128 + lane * 4, a[i]);
 }
 
 template <class Spec>
 struct WgmmaShape {
-    static constexpr int K_STEP = CORE_BLOCK;
+    static constexpr bool FLOAT8 = sizeof(typename Spec::Operand) == 1;
+    static constexpr int VECTORS = FLOAT8 ? (Spec::LAST ? 2 : 3) : 1;  // biases and scales
+    static constexpr int OUT_COLUMNS = Spec::N / (FLOAT8 && !Spec::LAST ? 2 : 1);
+    static constexpr int K_STEP = block_columns(Spec::K);
     static constexpr int PIXELS = 64 * Spec::WARPGROUPS;
     static constexpr int CONSUMERS = 128 * Spec::WARPGROUPS;
     static constexpr int THREADS = CONSUMERS + 128;
@@ -46,15 +57,16 @@ struct WgmmaShape {
     using Cluster = ClusterRing<Spec::CLUSTER>;
     static_assert(STEPS * K_STEP == Spec::K && SPLIT * Spec::OUTPUTS == Spec::N, "steps and items tile the channels");
 
-    // Shared memory: slots (input pixels, then weights), each warp's strip of the output, biases, barriers.
-    static constexpr int IN_BYTES = Spec::WARPGROUPS * CORE_BLOCK_BYTES;
+    // Shared memory: slots (input pixels, then weights), each warp's strip of the output, vectors, barriers.
+    static constexpr int IN_BLOCK_BYTES = CORE_BLOCK * K_STEP * 2;
+    static constexpr int IN_BYTES = Spec::WARPGROUPS * IN_BLOCK_BYTES;
     static constexpr int WEIGHT_BYTES = Spec::OUTPUTS * K_STEP * 2;
     static constexpr int SLOT = IN_BYTES + WEIGHT_BYTES;
     static constexpr int STRIP_COLUMNS = 32;
     static constexpr int STRIP_PITCH = pitch_bytes(STRIP_COLUMNS);
     static constexpr int STRIPS = Spec::STAGES * SLOT;
     static constexpr int BIAS = STRIPS + (Spec::LAST ? PIXELS * STRIP_PITCH : 0);
-    static constexpr int BARRIERS = BIAS + Spec::N * 4;
+    static constexpr int BARRIERS = BIAS + VECTORS * Spec::N * 4;
     static constexpr int BYTES = BARRIERS + (1 + 2 * Spec::STAGES) * 8;
     static_assert(Spec::OUTPUTS % STRIP_COLUMNS == 0, "strips tile the outputs");
     using Accumulators = float[Spec::OUTPUTS / 8][4];
@@ -91,7 +103,7 @@ struct WgmmaBarriers {
     }
 };
 
-// One warp copies the biases, and each step's pixels and its share of the weights.
+// One warp copies the biases and scales, and each step's pixels and its share of the weights.
 template <class Spec>
 __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& barriers, const unsigned char* in,
                                   const unsigned char* weights, const float* bias, int pixels, int items) {
@@ -103,8 +115,8 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
     const int lane = threadIdx.x % 32;
     const int last_block = ceil_div(pixels, CORE_BLOCK) - 1;
     if (lane == 0) {
-        mbarrier_arrive_expect(&barriers.biases, Spec::N * 4);
-        bulk_copy(shared + Shape::BIAS, bias, Spec::N * 4, &barriers.biases);
+        mbarrier_arrive_expect(&barriers.biases, Shape::BARRIERS - Shape::BIAS);
+        bulk_copy(shared + Shape::BIAS, bias, Shape::BARRIERS - Shape::BIAS, &barriers.biases);
     }
     wait_for_kernel_before();  // which made `in`
     Slots<Spec::STAGES> slot;
@@ -112,17 +124,17 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
         const unsigned char* w = weights + item % Shape::SPLIT * Spec::OUTPUTS * (Spec::OUTER_N ? Spec::K * 2 : 32);
         // A warpgroup beyond the tensor multiplies its last block once more, and stores nothing.
         const int block = min(Shape::tile(item) * Spec::WARPGROUPS + lane, last_block);
-        const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * CORE_BLOCK_BYTES;
+        const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * Shape::IN_BLOCK_BYTES;
         for (int step = 0; step < Shape::STEPS; ++step) {
             mbarrier_wait(&barriers.empty[slot.index], slot.parity ^ 1);
             Barrier* const full = &barriers.full[slot.index];
             unsigned char* const to = shared + slot.index * Shape::SLOT;
             if (lane == 0) mbarrier_arrive_expect(full, Shape::SLOT);
             __syncwarp();
-            if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * CORE_BLOCK_BYTES, a, CORE_BLOCK_BYTES, full);
+            if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * Shape::IN_BLOCK_BYTES, a, Shape::IN_BLOCK_BYTES, full);
             for (int i = lane * Spec::CLUSTER + Shape::Cluster::rank(); i < PIECES; i += 32 * Spec::CLUSTER)
                 Shape::Cluster::load(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
-            a += CORE_BLOCK_BYTES;
+            a += Shape::IN_BLOCK_BYTES;
             w += Spec::OUTER_N ? Shape::K_STEP * 16 : Shape::K_STEP / 16 * STRIDE;
             slot.advance();
         }
@@ -130,17 +142,53 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
     Shape::Cluster::drain(barriers.empty, slot);
 }
 
-// Adds biases and activates the accumulators of 16 channels: an A fragment.
+// What finishes a thread's sums of two channels: biases, and with e4m3 operands scales.
+template <class Spec>
+struct Epilogue {
+    static constexpr int VECTORS = WgmmaShape<Spec>::VECTORS;
+    FloatPair v[VECTORS];
+
+    // `bias` is that of the first of the two.
+    __device__ explicit Epilogue(const unsigned char* bias) {
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) v[i] = load_shared_f32x2(bias + i * Spec::N * 4);
+    }
+    __device__ float low(float sum) const {
+        if constexpr (VECTORS == 1)
+            return Spec::activate(sum, v[0].low);
+        else
+            return scaled(Spec::activate(sum * v[1].low, v[0].low), v[VECTORS - 1].low);
+    }
+    __device__ float high(float sum) const {
+        if constexpr (VECTORS == 1)
+            return Spec::activate(sum, v[0].high);
+        else
+            return scaled(Spec::activate(sum * v[1].high, v[0].high), v[VECTORS - 1].high);
+    }
+    static __device__ float scaled(float out, float scale) { return VECTORS == 3 ? out * scale : out; }
+};
+
+// Finishes the accumulators of 16 channels, of which `bias` is the first's: an A fragment.
 template <class T, class Spec>
 __device__ inline void finish_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4],
                                     const unsigned char* bias, int lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float (&acc)[4] = half ? right : left;
-        const FloatPair b = load_shared_f32x2(bias + half * 32 + lane % 4 * 8);
-        a[2 * half] = pack<T>(Spec::activate(acc[0], b.low), Spec::activate(acc[1], b.high));
-        a[2 * half + 1] = pack<T>(Spec::activate(acc[2], b.low), Spec::activate(acc[3], b.high));
+        const Epilogue<Spec> epilogue(bias + half * 32 + lane % 4 * 8);
+        a[2 * half] = pack<T>(epilogue.low(acc[0]), epilogue.high(acc[1]));
+        a[2 * half + 1] = pack<T>(epilogue.low(acc[2]), epilogue.high(acc[3]));
     }
+}
+
+// The same, as rows of two core matrices of e4m3.
+template <class Spec>
+__device__ inline void finish_rows(u32 (&rows)[2], const float (&left)[4], const float (&right)[4],
+                                   const unsigned char* bias, int lane) {
+    const Epilogue<Spec> low(bias + lane % 4 * 8), high(bias + 32 + lane % 4 * 8);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2)
+        rows[i / 2] = pack_e4m3(low.low(left[i]), low.high(left[i + 1]), high.low(right[i]), high.high(right[i + 1]));
 }
 
 // Stores a warp's 16 pixels of an item. Registers are scarce, so what follows from the item is computed anew.
@@ -171,10 +219,16 @@ struct StoreItem {
     __device__ void store_block(const typename Shape::Accumulators& acc, int n) const {
         const int lane = threadIdx.x % 32;
         if (first() / CORE_BLOCK * CORE_BLOCK >= pixels) return;
-        u32 a[4];
-        finish_block<T, Spec>(a, acc[2 * n], acc[2 * n + 1], shared + Shape::BIAS + output() * 4 + n * 64, lane);
-        unsigned char* const to = reinterpret_cast<unsigned char*>(out) + core_offset(first(), output(), Spec::N);
-        store_cores(to + core_offset(0, n * 16, Spec::N), a, lane);
+        constexpr int COLUMNS = Shape::OUT_COLUMNS, IN_COLUMN = Spec::N / COLUMNS;  // channels
+        const unsigned char* const bias = shared + Shape::BIAS + output() * 4 + n * 64;
+        u32 words[Shape::FLOAT8 ? 2 : 4];
+        if constexpr (Shape::FLOAT8)
+            finish_rows<Spec>(words, acc[2 * n], acc[2 * n + 1], bias, lane);
+        else
+            finish_block<T, Spec>(words, acc[2 * n], acc[2 * n + 1], bias, lane);
+        unsigned char* const to =
+            reinterpret_cast<unsigned char*>(out) + core_offset(first(), output() / IN_COLUMN, COLUMNS);
+        store_cores(to + core_offset(0, n * 16 / IN_COLUMN, COLUMNS), words, lane);
     }
 
     // STRIP_COLUMNS channels from the n-th 16 on to the block's output, through the warp's strip of shared memory.
@@ -197,12 +251,12 @@ struct StoreItem {
 };
 
 // Starts one step's multiplication of a warpgroup's 64 pixels.
-template <class T, class Spec, bool Accumulate>
+template <class Spec, bool Accumulate>
 __device__ inline void start_step(typename WgmmaShape<Spec>::Accumulators& acc, const unsigned char* slot) {
     using Shape = WgmmaShape<Spec>;
     constexpr int ALONG_ROWS = Spec::OUTER_N ? Shape::K_STEP * 16 : 256;
     constexpr int K16 = Spec::OUTER_N ? 256 : Spec::OUTPUTS * 32;  // bytes from one k16 step of the weights to the next
-    const u64 a = wgmma_descriptor(slot + threadIdx.x / 128 * CORE_BLOCK_BYTES, 1024, 128);
+    const u64 a = wgmma_descriptor(slot + threadIdx.x / 128 * Shape::IN_BLOCK_BYTES, 1024, 128);
     const u64 b = wgmma_descriptor(slot + Shape::IN_BYTES, 128, ALONG_ROWS);
     wgmma_pin(acc);
     wgmma_fence();
@@ -213,16 +267,16 @@ __device__ inline void start_step(typename WgmmaShape<Spec>::Accumulators& acc, 
             auto& sums = reinterpret_cast<typename Shape::Part&>(acc[part * Spec::OUTPUTS / Shape::PARTS / 8]);
             const u64 b_part = wgmma_advance(b, k * K16 + part * Spec::OUTPUTS / Shape::PARTS / 8 * ALONG_ROWS);
             if (k == 0)
-                wgmma<T, Accumulate>(sums, a, b_part);
+                wgmma<typename Spec::Operand, Accumulate>(sums, a, b_part);
             else
-                wgmma<T, true>(sums, wgmma_advance(a, k * 2048), b_part);
+                wgmma<typename Spec::Operand, true>(sums, wgmma_advance(a, k * 2048), b_part);
         }
     }
     wgmma_commit();
 }
 
 // A consumer's walk through the slots.
-template <class T, class Spec>
+template <class Spec>
 struct Consumer {
     using Shape = WgmmaShape<Spec>;
     unsigned char* shared;
@@ -233,7 +287,7 @@ struct Consumer {
     template <bool Accumulate>
     __device__ void start(typename Shape::Accumulators& acc) {
         mbarrier_wait(&barriers.full[slot.index], slot.parity);
-        start_step<T, Spec, Accumulate>(acc, shared + slot.index * Shape::SLOT);
+        start_step<Spec, Accumulate>(acc, shared + slot.index * Shape::SLOT);
         slot.advance();
     }
 
@@ -266,7 +320,7 @@ struct Consumer {
 };
 
 template <class T, class Spec>
-__device__ inline void multiply_items(Consumer<T, Spec> consumer, StoreItem<T, Spec> results, int items) {
+__device__ inline void multiply_items(Consumer<Spec> consumer, StoreItem<T, Spec> results, int items) {
     using Shape = WgmmaShape<Spec>;
     for (int item = Shape::first_item(); item < items; item += Shape::next_item()) {
         typename Shape::Accumulators acc;
@@ -278,7 +332,7 @@ __device__ inline void multiply_items(Consumer<T, Spec> consumer, StoreItem<T, S
 
 // The same with two sets of accumulators, each stored during the multiplication of the other.
 template <class T, class Spec>
-__device__ inline void multiply_items_deferred(Consumer<T, Spec> consumer, StoreItem<T, Spec> results, int items) {
+__device__ inline void multiply_items_deferred(Consumer<Spec> consumer, StoreItem<T, Spec> results, int items) {
     using Shape = WgmmaShape<Spec>;
     typename Shape::Accumulators even, odd = {};
     auto multiply = [&](typename Shape::Accumulators& acc, const typename Shape::Accumulators& previous) {
@@ -315,7 +369,7 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
     if (threadIdx.x < Shape::CONSUMERS) {
         raise_registers<Spec::CONSUMER_REGISTERS>();
         mbarrier_wait(&barriers.biases, 0);
-        const Consumer<T, Spec> consumer{shared, barriers};
+        const Consumer<Spec> consumer{shared, barriers};
         const StoreItem<T, Spec> results{shared, residual, out, pixels};
         if constexpr (Spec::DEFERRED)
             multiply_items_deferred(consumer, results, items);

@@ -142,6 +142,30 @@ def test_min_dram_bytes_count_activations_and_weights_once() -> None:
     assert problem.min_dram_bytes == activations + weights
 
 
+def test_float8_matmuls_are_asked_for_by_name() -> None:
+    plain = ConvFirst(2, 3, 5, 64)
+    assert plain.matmul == "storage"
+    float8 = ConvFirst(2, 3, 5, 64, matmul="float8")
+    assert float8 != plain
+    assert str(float8) == "convfirst(batch 2, 3x5, 64 channels, expansion 4, silu, float16, float8 matmuls)"
+    assert ConvFirst(**float8.to_json()) == float8
+    before = {name: value for name, value in plain.to_json().items() if name != "matmul"}
+    assert ConvFirst(**before) == plain, "files from before the field existed"
+    # A byte less for each weight; three more floats for what the matmuls multiply their sums and h by.
+    assert plain.min_dram_bytes - float8.min_dram_bytes == 2 * 64 * 256 - 4 * (2 * 256 + 64)
+    assert float8.flops == plain.flops
+
+
+@pytest.mark.parametrize("fields", [{"channels": 96}, {"channels": 64, "expansion": 1.5}])
+def test_float8_needs_whole_core_matrices(fields: dict[str, Any]) -> None:
+    assert "multiples of 64 with matmul='float8', but got" in refusal(matmul="float8", **fields)
+
+
+@pytest.mark.parametrize("matmul", ["fp8", None, 8, ["float8"]])
+def test_unknown_matmuls_are_refused_with_the_choices(matmul: object) -> None:
+    assert f"matmul must be one of storage, float8, but got matmul={matmul!r}" in refusal(matmul=matmul)
+
+
 def test_text_names_what_tells_two_problems_apart() -> None:
     text = str(ConvFirst(2, 3, 5, 32, expansion=1.5, activation="relu", dtype="bfloat16", residual=False))
     assert text == "convfirst(batch 2, 3x5, 32 channels, expansion 1.5, relu, bfloat16, no residual)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kgen.blocks.convfirst.float8 import quantise, to_e4m3
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.reference import erf, float32_forward, layered, reference
 from kgen.blocks.convfirst.weights import ConvFirstWeights, FoldedWeights, fold, storage_dtype
@@ -108,6 +110,49 @@ def test_float32_path_is_closer_to_the_truth_than_layered(activation: Any, dtype
     assert y.dtype == storage_dtype(problem)
     error = np.square(y.astype(float) - truth).mean()
     assert 0 < error < np.square(layered(problem, folded, x).astype(float) - truth).mean()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_layered_float8_multiplies_the_very_bytes_that_kernels_get(dtype: Any, residual: bool) -> None:
+    problem = ConvFirst(2, 3, 4, 64, expansion=2, dtype=dtype, residual=residual, matmul="float8")
+    folded, x = case(problem)
+    float8 = quantise(folded)
+    z = reference(
+        ConvFirst(2, 3, 4, 64, expansion=1, dtype=dtype, residual=False, activation="identity"),
+        replace(
+            folded,
+            expand=np.eye(64, dtype=folded.expand.dtype),
+            expand_bias=np.zeros(64, np.float32),
+            project=np.eye(64, dtype=folded.expand.dtype),
+            project_bias=np.zeros(64, np.float32),
+        ),
+        x,
+    )
+    z8 = to_e4m3(z * float8.z_scale).astype(float)
+    before = (z8 @ float8.expand.astype(float).T) * float8.expand_scale + folded.expand_bias
+    before = before.astype(storage_dtype(problem)).astype(float)
+    h8 = to_e4m3(before / (1 + np.exp(-before)) * float8.hidden_scale).astype(float)
+    y = (h8 @ float8.project.astype(float).T) * float8.project_scale + folded.project_bias
+    y = y.astype(storage_dtype(problem)).astype(float) + (x.astype(float) if residual else 0)
+    by_layer = layered(problem, folded, x).astype(float)
+    np.testing.assert_allclose(by_layer, y.astype(storage_dtype(problem)).astype(float), rtol=2**-7, atol=2**-8)
+
+
+def test_float8_changes_no_truth_and_costs_accuracy() -> None:
+    problem = ConvFirst(2, 5, 4, 64)
+    float8 = replace(problem, matmul="float8")
+    folded, x = case(problem)
+    truth = reference(problem, folded, x)
+    np.testing.assert_array_equal(reference(float8, folded, x), truth)
+
+    def error(y: np.ndarray) -> float:
+        return float(np.linalg.norm(y.astype(float) - truth) / np.linalg.norm(truth))
+
+    assert error(layered(problem, folded, x)) < 1e-3
+    assert 0.01 < error(layered(float8, folded, x)) < 0.05
+    # Blocks without a GPU quantise, too.
+    assert error(float32_forward(float8, folded, x)) == pytest.approx(error(layered(float8, folded, x)), rel=0.05)
 
 
 def test_chunks_of_images_and_pixels_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

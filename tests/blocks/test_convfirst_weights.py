@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from kgen.blocks.convfirst.float8 import quantise
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.weights import (
     BatchNorm,
@@ -111,6 +112,32 @@ def test_sections_start_on_16_bytes_at_the_documented_offsets() -> None:
     assert expand % 16 == biases % 16 == 0
     assert blob[expand : expand + 4].tobytes() == folded.expand[0, :2].tobytes()
     assert blob[biases : biases + 4].tobytes() == folded.conv_bias[:1].tobytes()
+
+
+def test_float8_weights_are_packed_byte_by_byte() -> None:
+    problem = ConvFirst(1, 4, 4, 64, expansion=2, matmul="float8")
+    folded = folded_random(problem)
+    float8 = quantise(folded)
+    scaled = (folded.conv * float8.z_scale.reshape(-1, 1, 1, 1)).astype(np.float16)
+    expand_places = ((n8, k16) for n8 in range(16) for k16 in range(4))
+    project_places = ((n8, k16) for k32 in range(4) for n8 in range(8) for k16 in (2 * k32, 2 * k32 + 1))
+    hidden_order = [c for t in range(4) for c in (2 * t, 2 * t + 1, 8 + 2 * t, 8 + 2 * t + 1)]
+    expected = [element.tobytes() for element in conv_words(problem, scaled)]
+    for places, matrix, order in (
+        (expand_places, float8.expand, range(16)),
+        (project_places, float8.project, hidden_order),
+    ):
+        for n8, k16 in places:
+            expected += [matrix[8 * n8 + n, 16 * k16 + k].tobytes() for n in range(8) for k in order]
+    vectors = (
+        folded.conv_bias * float8.z_scale,
+        *(folded.expand_bias, float8.expand_scale, float8.hidden_scale),
+        *(folded.project_bias, float8.project_scale),
+    )
+    blob = pack(problem, folded)
+    assert blob.tobytes() == b"".join(expected) + b"".join(vector.tobytes() for vector in vectors)
+    with pytest.raises(WeightsError, match="must be packed for 16-bit matmuls"):
+        unpack(problem, blob)
 
 
 def test_packing_a_large_block_takes_less_than_a_second() -> None:

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from convfirst_programs import H200, RUNS, Example, assert_nan_stays_near
 from hypothesis import given, note, settings
@@ -20,9 +21,9 @@ from random_problems import (
     problems,
     random_candidates,
 )
-from wgmma_programs import HOPPER_EXAMPLES, WGMMA_FUSED, WGMMA_LAYERS
+from wgmma_programs import FLOAT8_EXAMPLES, HOPPER_EXAMPLES, WGMMA_FUSED, WGMMA_LAYERS
 
-from kgen.blocks.convfirst import Problem, plan, wgmma
+from kgen.blocks.convfirst import Problem, layered, plan, wgmma
 from kgen.blocks.convfirst.config import WgmmaConfig
 from kgen.cases import make_case
 from kgen.compile import compile_cubin
@@ -46,14 +47,16 @@ def test_a_variant_is_right_in_every_order(name: str) -> None:
     assert 0 < outputs.pop().output <= case.bound.output
 
 
-@pytest.mark.parametrize("name", ["smallest", "z in shared memory, overlapped", "rows of images", "deferred"])
+@pytest.mark.parametrize(
+    "name", ["smallest", "z in shared memory, overlapped", "rows of images", "deferred", "float8, deferred"]
+)
 @pytest.mark.parametrize("corner", [0, -1])
 def test_a_nan_pixel_reaches_its_neighbours_only(name: str, corner: int) -> None:
     """Masked taps and padding are left out, or zeros: 0 x NaN would be NaN."""
     assert_nan_stays_near(HOPPER_EXAMPLES[name], corner)
 
 
-@pytest.mark.parametrize("name", ["smallest", "z in shared memory", "rows of images", "deferred"])
+@pytest.mark.parametrize("name", ["smallest", "z in shared memory", "rows of images", "deferred", "float8, deferred"])
 def test_a_grid_of_any_size_and_any_batch_compute_the_same(name: str) -> None:
     one = HOPPER_EXAMPLES[name]
     library = build(one.source)
@@ -72,6 +75,26 @@ def test_every_activation_in_both_dtypes(base: WgmmaConfig, activation: Any, dty
     if sigmoid not in wgmma.choices(problem, H200)[base.boundary]["sigmoid"]:
         config = base
     one = Example(problem, config)
+    assert one.failure(build(one.source)) is None
+
+
+@pytest.mark.parametrize("name", FLOAT8_EXAMPLES)
+def test_float8_kernels_compute_what_the_layers_do(name: str) -> None:
+    """Closer than any bound: but for ties, every e4m3 is the same."""
+    one = FLOAT8_EXAMPLES[name]
+    case, library = make_case(one.problem), build(one.source)
+    x = case.images[case.index]
+    y = np.full_like(x, np.nan)
+    library.launch(one.program, x, case.packed, y, batch=one.problem.batch)
+    by_layer = layered(one.problem, case.folded, x).astype(np.float64)
+    assert np.linalg.norm(y - by_layer) < 0.3 * case.bound.output / 2 * np.linalg.norm(by_layer)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_in_float8(activation: Any, dtype: Any) -> None:
+    problem = Problem(2, 3, 5, 64, expansion=2, activation=activation, dtype=dtype, matmul="float8")
+    one = Example(problem, WGMMA_LAYERS)
     assert one.failure(build(one.source)) is None
 
 
@@ -148,6 +171,18 @@ def test_random_problems_in_the_emulator(problem: Problem, sms: int, seed: int) 
         assert verify_in_emulator(case, program, library, seed=seed, completion=completion).output > 0
 
 
+@settings(REPEATABLE, max_examples=10)
+@given(problem=problems({64: 192}, 12, 5, EMULATED_FLOPS), sms=st.integers(1, 2), seed=SEEDS)
+def test_random_float8_problems_in_the_emulator(problem: Problem, sms: int, seed: int) -> None:
+    float8, device = replace(problem, matmul="float8"), replace(H200, sms=sms)
+    config = random_config(float8, device, random.Random(seed))
+    note(f"{float8}\n{config}")
+    program = plan(float8, config, device)
+    library, case = build(render(program)), make_case(float8, seed)
+    for completion in ("late", "random"):
+        assert verify_in_emulator(case, program, library, seed=seed, completion=completion).output > 0
+
+
 def at_bad_boundaries(side: str, channels: int, device: Device, count: int) -> list[tuple[Problem, WgmmaConfig]]:
     """Each shape with so many random configs."""
     rng, candidates = random.Random(side), []
@@ -183,6 +218,16 @@ def test_random_problems_on_the_gpu() -> None:
     candidates = [(problem, random_config(problem, device, random.Random(seed))) for problem, seed in seeded]
     failures = failures_on_the_gpu(device, candidates)
     assert not failures, f"{len(failures)} of {GPU_PROBLEMS} fail:\n" + "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(900)
+def test_random_float8_problems_on_the_gpu() -> None:
+    device = hopper_gpu()
+    seeded = random_candidates(GPU_PROBLEMS // 2, problems({64: 768}, 40, 5, 2e10))
+    asked = [(replace(problem, matmul="float8"), random.Random(seed)) for problem, seed in seeded]
+    failures = failures_on_the_gpu(device, [(one, random_config(one, device, rng)) for one, rng in asked])
+    assert not failures, f"{len(failures)} of {len(asked)} fail:\n" + "\n".join(failures)
 
 
 @pytest.mark.gpu

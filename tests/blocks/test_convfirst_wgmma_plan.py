@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_programs import CLUSTER
+from convfirst_programs import FUSED as FUSED_PORTABLE
+from convfirst_programs import SPLIT
 from test_convfirst_plan import (
     CONV_FLOPS,
     CONV_WEIGHTS,
@@ -27,6 +30,7 @@ from kgen.compile import compile_cubin
 from kgen.devices import find_device
 from kgen.env import nvrtc_version
 from kgen.errors import InfeasibleError
+from kgen.machine import attainable_efficiency, attainable_us, ideal_us
 from kgen.render import render
 
 H200 = find_device("h200")
@@ -353,6 +357,64 @@ def test_layers_matmuls_by_hand() -> None:
     assert project.shared_bytes == 2 * 128 * (64 + 32) + 64 * 80 + 4 * 64 + 8 * (1 + 2 * 2)
     assert (expand.grid, expand.work_items, expand.threads, expand.steps) == (4, 4, 384, 1)
     assert (project.grid, project.work_items, project.threads, project.steps) == (8, 8, 256, 2)
+
+
+def test_float8_layers_by_hand() -> None:
+    program = plan(replace(PROBLEM, matmul="float8"), LAYERS, H200)
+    assert_useful_flops_add_up(program)
+    conv, expand, project = program.kernels
+    assert [stage(kernel, "matmul").unit for kernel in (expand, project)] == ["wgmma_float8"] * 2
+    assert stage(conv, "conv").unit == "mma"
+    # A byte for each element of z, of h and of the matrices.
+    assert program.workspace_bytes == PIXELS * (64 + 128)
+    assert stage(conv, "store").l2_bytes == PIXELS * 64
+    assert stage(expand, "store").l2_bytes == PIXELS * 128
+    assert expand.total("dram_bytes") == MATRICES // 4
+    assert project.total("dram_bytes") == MATRICES // 4 + 2 * X_BYTES
+    # Slots hold 64 bytes of inputs where 128 do not divide them: one step of each.
+    assert stage(expand, "load").l2_bytes == 4 * 1 * 64 * (128 + 64)
+    assert stage(project, "load").l2_bytes == 8 * 1 * 128 * (64 + 32)
+    # Beside the bias of each output its scale, and that of h.
+    assert expand.shared_bytes == 3 * 64 * (128 + 64) + 3 * 4 * 128 + 8 * (1 + 2 * 3)
+    assert project.shared_bytes == 2 * 128 * (64 + 32) + 64 * 80 + 2 * 4 * 64 + 8 * (1 + 2 * 2)
+    assert (expand.steps, project.steps) == (1, 1)
+
+
+@pytest.mark.parametrize("base", [FUSED_PORTABLE, SPLIT, CLUSTER, FUSED], ids=lambda config: config.boundary)
+def test_float8_is_for_the_layers_on_hopper_alone(base: Any) -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"matmul must be 'storage' with boundary=.*use boundary='wgmma_layers'"
+    ) as e:
+        plan(replace(PROBLEM, matmul="float8"), base, H200)
+    assert e.value.rule == "matmul"
+
+
+@pytest.mark.parametrize("name", ["a100", "rtx4090", "b200"])
+def test_float8_needs_hopper(name: str) -> None:
+    problem, device = replace(PROBLEM, matmul="float8"), find_device(name)
+    assert choices(problem, device) == {}
+    for ask in (lambda: plan(problem, LAYERS, device), lambda: default_config(problem, device)):
+        with pytest.raises(InfeasibleError, match=r"float8 matmuls need a Hopper GPU .*; use matmul='storage'"):
+            ask()
+
+
+def test_the_default_float8_config_is_feasible() -> None:
+    for channels, size, expansion in ((64, 56, 4), (1024, 7, 8), (192, 1, 1), (128, 224, 2)):
+        problem = Problem(2, size, size, channels, expansion=expansion, matmul="float8")
+        assert plan(problem, default_config(problem, H200), H200).template == "convfirst_wgmma_layers.cu.j2"
+        assert list(choices(problem, H200)) == ["wgmma_layers"]
+        drawn = [draw(problem, H200, random.Random(seed)) for seed in range(20)]
+        assert all(one is None or one.boundary == "wgmma_layers" for one in drawn)
+
+
+def test_attainable_latency_has_float8_at_twice_the_rate() -> None:
+    problem = Problem(256, 7, 7, 512)
+    config = default_config(replace(problem, matmul="float8"), H200)
+    fast = replace(H200, dram_bytes_per_s=1e30)
+    plain, float8 = (attainable_us(plan(one, config, fast)) for one in (problem, replace(problem, matmul="float8")))
+    conv_us = ideal_us(plan(problem, config, fast).kernels[0].total("flops"), fast)
+    assert float8 - conv_us == pytest.approx((plain - conv_us) / 2)
+    assert attainable_efficiency(plan(replace(problem, matmul="float8"), config, fast)) > 1.9
 
 
 def test_a_partial_block_of_pixels_is_whole_in_the_workspace() -> None:

@@ -43,7 +43,9 @@ WGMMA_LAYERS = WgmmaLayersConfig(
 def _example(base: WgmmaConfig, batch: int, height: int, width: int, channels: int, **rest: Any) -> Example:
     """One that a single CTA or cluster works through, or ``ctas`` of them."""
     ctas = rest.pop("ctas", 1)
-    kinds = {name: rest.pop(name) for name in ("expansion", "activation", "dtype", "residual") if name in rest}
+    kinds = {
+        name: rest.pop(name) for name in ("expansion", "activation", "dtype", "residual", "matmul") if name in rest
+    }
     problem = Problem(batch, height, width, channels, **({"expansion": 2} | kinds))
     return Example(problem, replace(base, **rest), ctas)
 
@@ -146,5 +148,25 @@ SHARING_EXAMPLES = {
         project_deferred=True, expand_cluster=4, project_cluster=4, dtype="bfloat16", ctas=2,
     ),
 }
-HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES
+FLOAT8_EXAMPLES = {
+    # 64 channels: half of a block's columns.
+    "smallest float8": _example(WGMMA_LAYERS, 3, 5, 5, 64, expansion=1, conv_rows=5, matmul="float8"),
+    "float8, rows of images": _example(
+        WGMMA_LAYERS, 3, 6, 7, 128, conv_rows=2, conv_channels=32, conv_warps=4, expand_warpgroups=2,
+        expand_outputs=128, expand_stages=3, project_warpgroups=3, dtype="bfloat16", activation="gelu", residual=False,
+        matmul="float8",
+    ),
+    "float8, deferred": _example(
+        WGMMA_LAYERS, 5, 7, 7, 192, conv_rows=7, conv_images=2, conv_channels=16, conv_warps=2, expand_outputs=96,
+        project_outputs=96, expand_deferred=True, project_deferred=True, expand_warpgroups=3, project_warpgroups=2,
+        expand_stages=3, sigmoid="tanh", ctas=2, matmul="float8",
+    ),
+    "float8, two CTAs": _example(
+        WGMMA_LAYERS, 3, 5, 9, 128, expansion=1, conv_rows=5, expand_cluster=2, project_cluster=2, matmul="float8",
+    ),
+    "float8, one pixel": _example(
+        WGMMA_LAYERS, 1, 1, 1, 128, expansion=1, activation="relu", project_deferred=True, matmul="float8",
+    ),
+}
+HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES | FLOAT8_EXAMPLES
 # fmt: on

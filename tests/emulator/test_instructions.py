@@ -66,6 +66,13 @@ KERNEL(narrow) {
     float low = __uint_as_float(word(x, 2 * i)), high = __uint_as_float(word(x, 2 * i + 1));
     put(y, pack<f16>(low, high), pack<bf16>(low, high), 0, 0);
 }
+// x: fours of floats. A word out: packed e4m3.
+KERNEL(narrow_e4m3) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    Vec16 v = load_global_16(x + i * 8);
+    put(y, pack_e4m3(__uint_as_float(v.word[0]), __uint_as_float(v.word[1]), __uint_as_float(v.word[2]),
+                     __uint_as_float(v.word[3])), 0, 0, 0);
+}
 KERNEL(widen) {
     u32 pair = word(x, blockIdx.x * blockDim.x + threadIdx.x);
     FloatPair f = unpack<f16>(pair), b = unpack<bf16>(pair);
@@ -194,6 +201,23 @@ def test_pack_rounds_to_nearest_even(library: HostLibrary, launch: Launch) -> No
             nan = np.isnan(values)
             np.testing.assert_array_equal(bits[~nan], expected.view(np.uint16)[~nan])
             assert np.isnan(got[nan].astype(np.float32)).all()
+
+
+def test_pack_e4m3_rounds_to_nearest_even_and_saturates(library: HostLibrary, launch: Launch) -> None:
+    every = np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    middle = (every[1:] + every[:-1]) / 2
+    near = [np.nextafter(middle, np.float32(0)), middle, np.nextafter(middle, np.float32(np.inf))]
+    edges = np.array([448, 463.99, 464, 480, 1e9, np.inf, np.nan, 2**-10, 2**-11, 1e-45], np.float32)
+    values = np.concatenate([every, *near, edges, interesting_floats()])
+    values = np.concatenate([values, -values])
+    values = values[: len(values) // 128 * 128]
+    fours = len(values) // 4
+    y = launch(library, "narrow_e4m3", x=values.view(np.float16), grid=fours // 32, y_words=4 * fours)
+    got = np.ascontiguousarray(words(y, fours)[:, 0]).view(np.uint8)
+    nan = np.isnan(values)
+    expected = np.where(nan, 0, np.clip(values, -448, 448)).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    np.testing.assert_array_equal(got[~nan], expected[~nan])
+    assert nan.any() and (got[nan] == 0x7F).all()
 
 
 def test_unpack_is_exact(library: HostLibrary, launch: Launch) -> None:

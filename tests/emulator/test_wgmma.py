@@ -107,6 +107,23 @@ KERNEL(swizzled) {
         store_global_16(y + (threadIdx.x * 2 + t) * 8, v);
     }
 }
+// The same bytes as 64 of k; A in shared memory.
+KERNEL(e4m3_6) {
+    fill(x, weights, 6 * 512);
+    fence_proxy_async();
+    __syncthreads();
+    float d[6][4];
+    wgmma_fence();
+    wgmma<e4m3, false>(d, a_matrix(), b_matrix<6>());
+    wgmma<e4m3, true>(d, wgmma_advance(a_matrix(), 2048), wgmma_advance(b_matrix<6>(), 6 * 256));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int t = 0; t < 6; ++t) {
+        Vec16 v;
+        for (int i = 0; i < 4; ++i) v.word[i] = __float_as_uint(d[t][i]);
+        store_global_16(y + (threadIdx.x * 6 + t) * 8, v);
+    }
+}
 KERNEL(f16_2) { multiply<f16, 2>(x, weights, y, batch); }
 KERNEL(f16_6) { multiply<f16, 6>(x, weights, y, batch); }
 KERNEL(bf16_32) { multiply<bf16, 32>(x, weights, y, batch); }
@@ -184,6 +201,12 @@ def core_matrices(rows: Array) -> Array:
     return np.ascontiguousarray(rows.reshape(-1, 8, K // 8, 8).transpose(2, 0, 1, 3)).ravel()
 
 
+def accumulators(y: Array, tiles: int) -> Array:
+    """The 64 rows that the kernels store."""
+    lanes = y.view(np.float32).reshape(4, 8, 4, tiles, 2, 2)  # warp, row, column pair, tile, half, column
+    return lanes.transpose(0, 4, 1, 3, 2, 5).reshape(64, 8 * tiles)
+
+
 def run(
     library: HostLibrary, launch: Launch, symbol: str, batch: int, seed: int, completion: str
 ) -> tuple[Array, Array]:
@@ -203,9 +226,7 @@ def run(
         seed=seed,
         completion=completion,
     )
-    lanes = y.view(np.float32).reshape(4, 8, 4, tiles, 2, 2)  # warp, row, column pair, tile, half, column
-    got = lanes.transpose(0, 4, 1, 3, 2, 5).reshape(64, 8 * tiles)
-    return got, a.astype(np.float32) @ b.astype(np.float32).T + (1 if batch & 4 else 0)
+    return accumulators(y, tiles), a.astype(np.float32) @ b.astype(np.float32).T + (1 if batch & 4 else 0)
 
 
 @pytest.mark.parametrize("completion", ["late", "random"])
@@ -214,6 +235,40 @@ def test_wgmma_multiplies(library: HostLibrary, launch: Launch, symbol: str, com
     for batch in range(8):
         got, expected = run(library, launch, symbol, batch, batch, completion)
         np.testing.assert_array_equal(got, expected)
+
+
+def e4m3_product(library: HostLibrary, launch: Launch, a: Array, b: Array) -> Array:
+    """A (64, 64) by B (48, 64), of e4m3 as bytes."""
+    y = launch(
+        library,
+        "e4m3_6",
+        x=core_matrices(a.view(np.uint16)).view(np.float16),
+        weights=core_matrices(b.view(np.uint16)).view(np.uint8),
+        threads=128,
+        shared_bytes=A_BYTES + 6 * 512,
+        y_words=128 * 6 * 4,
+    )
+    return accumulators(y, 6)
+
+
+def test_e4m3_multiplies_twice_as_deep(library: HostLibrary, launch: Launch) -> None:
+    rng = np.random.default_rng(8)
+    a, b = (rng.integers(-8, 8, (rows, 64)).astype(ml_dtypes.float8_e4m3fn) for rows in (64, 48))
+    expected = a.astype(np.float32) @ b.astype(np.float32).T
+    np.testing.assert_array_equal(e4m3_product(library, launch, a.view(np.uint8), b.view(np.uint8)), expected)
+
+
+def test_every_e4m3_is_widened(library: HostLibrary, launch: Launch) -> None:
+    """Subnormals and both NaNs included: column n picks out k = n."""
+    b = np.zeros((48, 64), ml_dtypes.float8_e4m3fn)
+    b[np.arange(48), np.arange(48)] = 1
+    every = np.concatenate([np.arange(256, dtype=np.uint8), np.zeros(64 * 48 - 256, np.uint8)]).reshape(48, 64).T
+    a = np.pad(every[:, :48], ((0, 0), (0, 16)))
+    expected = a[:, :48].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    nan = np.isnan(expected).any(axis=1)
+    got = e4m3_product(library, launch, np.ascontiguousarray(a), b.view(np.uint8))
+    assert nan.sum() >= 1 and np.isnan(got[nan]).all()
+    np.testing.assert_array_equal(got[~nan], expected[~nan])
 
 
 def test_swizzled_rows(library: HostLibrary, launch: Launch) -> None:

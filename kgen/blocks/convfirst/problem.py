@@ -14,10 +14,12 @@ from kgen.errors import ProblemError
 
 Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "identity"]
 DType = Literal["float16", "bfloat16"]
+Matmul = Literal["storage", "float8"]
 
 GROUP_WIDTH = 8
 KERNEL_SIZE = 3
 MAX_CHANNELS = 1024
+FLOAT8_UNIT = 64
 _HIDDEN_TOLERANCE = 1e-6
 
 
@@ -25,7 +27,9 @@ _HIDDEN_TOLERANCE = 1e-6
 class ConvFirst:
     """One ConvFirst block at one shape.
 
-    ``x`` and ``y`` have shape (batch, height, width, channels) and dtype ``dtype``.
+    ``x`` and ``y`` have shape (batch, height, width, channels) and dtype ``dtype``, and so do the weights. ``matmul``
+    is what the expand and project matmuls multiply: ``storage``, elements of that dtype, or ``float8``, e4m3 with a
+    scale per channel (see :mod:`kgen.blocks.convfirst.float8`), at some cost of accuracy and on Hopper alone.
 
     Raises:
         ProblemError: a field breaks its rule; the message names rule, value and next step.
@@ -39,6 +43,7 @@ class ConvFirst:
     activation: Activation = "silu"
     dtype: DType = "float16"
     residual: bool = True
+    matmul: Matmul = "storage"
 
     family: ClassVar[str] = "convfirst"
 
@@ -58,6 +63,12 @@ class ConvFirst:
         _check_choice("dtype", self.dtype, get_args(DType))
         if not isinstance(self.residual, bool):
             raise ProblemError(f"residual must be True or False, but got residual={self.residual!r}; pass a bool")
+        _check_choice("matmul", self.matmul, get_args(Matmul))
+        if self.matmul == "float8" and (self.channels % FLOAT8_UNIT or self.hidden % FLOAT8_UNIT):
+            raise ProblemError(
+                f"channels and hidden channels must be multiples of {FLOAT8_UNIT} with matmul='float8', but got "
+                f"{self.channels} and {self.hidden}; change them, or use matmul='storage'"
+            )
 
     def _check_expansion(self) -> None:
         value = self.expansion
@@ -84,6 +95,11 @@ class ConvFirst:
         return self.batch * self.height * self.width
 
     @property
+    def matmul_bytes(self) -> int:
+        """Bytes of an element that the expand and project matmuls take."""
+        return 1 if self.matmul == "float8" else 2
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of x and y: (batch, height, width, channels)."""
         return (self.batch, self.height, self.width, self.channels)
@@ -97,9 +113,15 @@ class ConvFirst:
     @property
     def min_dram_bytes(self) -> int:
         """Least bytes to and from DRAM: x and weights read once, y written once."""
-        weights = self.channels * (GROUP_WIDTH * KERNEL_SIZE * KERNEL_SIZE + 2 * self.hidden)
-        biases = 2 * self.channels + self.hidden
-        return 2 * (2 * self.pixels * self.channels + weights) + 4 * biases
+        conv = self.channels * GROUP_WIDTH * KERNEL_SIZE * KERNEL_SIZE
+        matrices = 2 * self.matmul_bytes * self.channels * self.hidden
+        return 2 * (2 * self.pixels * self.channels + conv) + matrices + 4 * self.vector_values
+
+    @property
+    def vector_values(self) -> int:
+        """Float32 values beside the matrices: biases, and with float8 the scales of expand, of h and of project."""
+        scales = 2 * self.hidden + self.channels if self.matmul == "float8" else 0
+        return 2 * self.channels + self.hidden + scales
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped; an integer-valued expansion is an int."""
@@ -108,7 +130,7 @@ class ConvFirst:
 
     def __str__(self) -> str:
         shape = f"batch {self.batch}, {self.height}x{self.width}, {self.channels} channels"
-        tail = "" if self.residual else ", no residual"
+        tail = ("" if self.residual else ", no residual") + (", float8 matmuls" if self.matmul == "float8" else "")
         return f"convfirst({shape}, expansion {self.expansion:g}, {self.activation}, {self.dtype}{tail})"
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kgen.blocks.convfirst.float8 import quantise, to_e4m3
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, Activation, ConvFirst
 from kgen.blocks.convfirst.weights import FoldedWeights, check_folded, storage_dtype
 from kgen.blocks.layers import Array
 from kgen.errors import ArrayError
+
+Rounding = Callable[[Array], Array]
 
 _CHUNK_VALUES = 1 << 22  # values in the largest temporary, so that big batches stay within memory and near the cache
 
@@ -37,34 +42,55 @@ _ERFC_LARGE = (
 # fmt: on
 
 
+@dataclass(frozen=True, eq=False)
+class _Arithmetic:
+    """How a forward pass computes: in ``dtype``, with these matrices (outputs, inputs).
+
+    ``z`` and ``hidden`` round what the matmuls take, ``rest`` every other intermediate.
+    """
+
+    dtype: np.dtype[Any]
+    expand: Array
+    project: Array
+    z: Rounding
+    hidden: Rounding
+    rest: Rounding
+
+
 def reference(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
     """The block in float64 with the rounded weights; ``x`` is (n, height, width, C) in the problem's dtype, any n.
+
+    Nothing is quantised, whatever the problem's matmuls take: the error of float8 is measured against this.
 
     Raises:
         ArrayError: ``x`` has another shape or dtype.
         WeightsError: ``folded`` belongs to another problem.
     """
-    return _forward(problem, folded, x, np.dtype(np.float64), lambda values: values)
+    return _forward(problem, folded, x, _plain(folded, np.dtype(np.float64), _unrounded))
 
 
 def layered(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
     """The block layer by layer, in the storage dtype: what a framework without fusion would return.
 
     Convolution, expand before and after the activation, project and the residual sum are each rounded to the storage
-    dtype; sums inside a layer are float64. Its error against :func:`reference` is the yardstick for a kernel's.
+    dtype; sums inside a layer are float64. With float8 matmuls what these take is rounded to e4m3 instead, weights,
+    z and h. The error against :func:`reference` is the yardstick for a kernel's.
     Shapes and errors are those of :func:`reference`.
     """
-    storage = storage_dtype(problem)
+    storage, dtype = storage_dtype(problem), np.dtype(np.float64)
 
     def rounding(values: Array) -> Array:
-        return values.astype(storage).astype(np.float64)
+        return values.astype(storage).astype(dtype)
 
-    return _forward(problem, folded, x, np.dtype(np.float64), rounding).astype(storage)
+    return _forward(problem, folded, x, _arithmetic(problem, folded, dtype, rounding)).astype(storage)
 
 
 def float32_forward(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
-    """The block in float32, rounded once at the end to the storage dtype; shapes and errors as :func:`reference`."""
-    result = _forward(problem, folded, x, np.dtype(np.float32), lambda values: values)
+    """The block in float32, rounded once at the end to the storage dtype; shapes and errors as :func:`reference`.
+
+    Float8 matmuls take the same e4m3 here as on a GPU.
+    """
+    result = _forward(problem, folded, x, _arithmetic(problem, folded, np.dtype(np.float32), _unrounded))
     with np.errstate(over="ignore"):
         return result.astype(storage_dtype(problem))
 
@@ -111,14 +137,38 @@ def _activate(activation: Activation, x: Array) -> Array:
     return result
 
 
-def _forward(
-    problem: ConvFirst, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Callable[[Array], Array]
-) -> Array:
-    """The block in ``dtype``, every intermediate passed through ``rounding``, in chunks of images and of pixels."""
+def _unrounded(values: Array) -> Array:
+    return values
+
+
+def _plain(folded: FoldedWeights, dtype: np.dtype[Any], rounding: Rounding) -> _Arithmetic:
+    return _Arithmetic(dtype, folded.expand, folded.project, rounding, rounding, rounding)
+
+
+def _arithmetic(problem: ConvFirst, folded: FoldedWeights, dtype: np.dtype[Any], rounding: Rounding) -> _Arithmetic:
+    """That of the problem's matmuls, with ``rounding`` of all that is not e4m3."""
+    check_folded(problem, folded)
+    if problem.matmul == "storage":
+        return _plain(folded, dtype, rounding)
+    weights = quantise(folded)
+    expand = weights.expand.astype(np.float64) * weights.expand_scale[:, None] * weights.z_scale
+    project = weights.project.astype(np.float64) * weights.project_scale[:, None] * weights.hidden_scale
+    z, hidden = (partial(_through_e4m3, scale=scale) for scale in (weights.z_scale, weights.hidden_scale))
+    return _Arithmetic(dtype, expand, project, z, hidden, rounding)
+
+
+def _through_e4m3(values: Array, scale: Array) -> Array:
+    """Rounded to e4m3 at the scale of the last axis, a power of two, and back."""
+    return to_e4m3(values * scale).astype(values.dtype) / scale
+
+
+def _forward(problem: ConvFirst, folded: FoldedWeights, x: Array, how: _Arithmetic) -> Array:
+    """The block, in chunks of images and of pixels."""
     check_folded(problem, folded)
     _check_input(problem, x)
+    dtype = how.dtype
     taps = folded.conv.astype(dtype).reshape(-1, GROUP_WIDTH, GROUP_WIDTH * KERNEL_SIZE**2).transpose(0, 2, 1)
-    expand, project = folded.expand.astype(dtype).T, folded.project.astype(dtype).T
+    expand, project = how.expand.astype(dtype).T, how.project.astype(dtype).T
     biases = [bias.astype(dtype) for bias in (folded.conv_bias, folded.expand_bias, folded.project_bias)]
     images = max(1, _CHUNK_VALUES // (problem.height * problem.width * problem.channels * KERNEL_SIZE**2))
     pixels = max(1, _CHUNK_VALUES // problem.hidden)
@@ -127,12 +177,12 @@ def _forward(
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for first in range(0, len(x), images):
             source = x[first : first + images].astype(dtype)
-            z = rounding(_grouped_conv(source, taps) + biases[0]).reshape(-1, problem.channels)
+            z = how.z(_grouped_conv(source, taps) + biases[0]).reshape(-1, problem.channels)
             source, out = source.reshape(z.shape), y[first : first + images].reshape(z.shape)
             for rows in (slice(row, row + pixels) for row in range(0, len(z), pixels)):
-                hidden = rounding(_activate(problem.activation, rounding(z[rows] @ expand + biases[1])))
-                block = rounding(hidden @ project + biases[2])
-                out[rows] = rounding(block + source[rows]) if problem.residual else block
+                hidden = how.hidden(_activate(problem.activation, how.rest(z[rows] @ expand + biases[1])))
+                block = how.rest(hidden @ project + biases[2])
+                out[rows] = how.rest(block + source[rows]) if problem.residual else block
     return y
 
 

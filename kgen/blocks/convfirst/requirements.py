@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import InfeasibleError
 
 
@@ -9,6 +10,16 @@ def require(holds: bool, rule: str, message: str) -> None:
     """Raise InfeasibleError for ``rule`` unless it holds."""
     if not holds:
         raise InfeasibleError(rule, message)
+
+
+def storage_matmuls(problem: ConvFirst, boundary: str) -> None:
+    """The rule that only the layers' Hopper kernels have float8 matmuls."""
+    require(
+        problem.matmul == "storage",
+        "matmul",
+        f"matmul must be 'storage' with boundary={boundary!r}, but the problem asks for {problem.matmul}; "
+        "use boundary='wgmma_layers', on a Hopper GPU",
+    )
 
 
 def divides(name: str, part: int, whole: int, whole_name: str) -> None:

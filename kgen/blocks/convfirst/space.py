@@ -6,7 +6,7 @@ import random
 
 from kgen.blocks.convfirst import cluster, portable, wgmma
 from kgen.blocks.convfirst.config import SIDES, ClusterConfig, ConvFirstConfig, PortableConfig
-from kgen.blocks.convfirst.portable.space import Choices, default_config
+from kgen.blocks.convfirst.portable.space import Choices
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import Device
 
@@ -18,7 +18,20 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
 
     The sides are those that the device can run; the fields those that a side has, but for ``boundary`` itself.
     """
+    if problem.matmul == "float8":
+        return wgmma.choices(problem, device)
     return portable.choices(problem) | cluster.choices(problem, device) | wgmma.choices(problem, device)
+
+
+def default_config(problem: ConvFirst, device: Device) -> ConvFirstConfig:
+    """A config that is feasible for every problem and device, but for float8 matmuls.
+
+    Raises:
+        InfeasibleError: the matmuls are float8, and the device is no Hopper GPU or the images are too wide.
+    """
+    if problem.matmul == "float8":
+        return wgmma.default_config(problem, device)
+    return portable.default_config(problem, device)
 
 
 def draw(problem: ConvFirst, device: Device, rng: random.Random) -> ConvFirstConfig | None:

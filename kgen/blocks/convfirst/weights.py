@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kgen.blocks.convfirst.float8 import Float8Weights, quantise
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, as_array, rounded
 from kgen.errors import WeightsError
@@ -21,6 +22,9 @@ _WIDTH = np.dtype("<u2")
 # A matrix (outputs, inputs) seen as [n8, n, k16, k8, k], and the order of its core matrices [n][k], 128 bytes each.
 _EXPAND_ORDER = (0, 2, 3, 1, 4)
 _PROJECT_ORDER = (2, 0, 3, 1, 4)
+
+# Of 16 hidden channels in a row of a float8 core matrix: a thread of the expand kernel has four neighbours of them.
+_FLOAT8_HIDDEN = np.array([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15])
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class ConvFirstWeights:
 
 @dataclass(frozen=True, eq=False)
 class FoldedWeights:
-    """Weights as the kernels see them: matrices in the problem's dtype, biases in float32."""
+    """Weights in the precision in which they are stored: matrices in the problem's dtype, biases in float32."""
 
     conv: Array
     expand: Array
@@ -82,25 +86,27 @@ def pack(problem: ConvFirst, folded: FoldedWeights) -> Array:
     expand and the project matrices as core matrices, 8 outputs x 8 inputs in 128 contiguous bytes, in the order
     [hidden / 8][channels / 8] and [hidden / 16][channels / 8][2]; the float32 biases of conv, expand and project.
 
+    With float8 matmuls the conv's weight and bias are multiplied by z's scale, which is exact but for what float16
+    holds as subnormals. Core matrices are 8 outputs x 16 inputs of e4m3, in the order [hidden / 8][channels / 16] and
+    [hidden / 32][channels / 8][2]; of 16 hidden channels the order is 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. Scales
+    follow their layer's bias: conv bias; expand bias, its scale, that of h; project bias, its scale.
+
     Raises:
-        WeightsError: ``folded`` is not of this problem's shapes and dtype.
+        WeightsError: ``folded`` is not of this problem's shapes and dtype, or a float8 scale overflows.
     """
     check_folded(problem, folded)
-    parts = (
-        _pack_conv(_bits(folded.conv)),
-        _pack_matrix(_bits(folded.expand), _EXPAND_ORDER),
-        _pack_matrix(_bits(folded.project), _PROJECT_ORDER),
-        *(bias.astype(_BIAS) for bias in (folded.conv_bias, folded.expand_bias, folded.project_bias)),
-    )
+    parts = _float8_parts(folded, quantise(folded)) if problem.matmul == "float8" else _storage_parts(folded)
     return np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
 
 
 def unpack(problem: ConvFirst, blob: Array) -> FoldedWeights:
-    """The inverse of :func:`pack`.
+    """The inverse of :func:`pack`, which float8 matmuls have none of.
 
     Raises:
-        WeightsError: ``blob`` is not a uint8 vector of this problem's packed size.
+        WeightsError: ``blob`` is not a uint8 vector of this problem's packed size, or holds float8 matrices.
     """
+    if problem.matmul == "float8":
+        raise WeightsError(f"weights must be packed for 16-bit matmuls, but got {problem}; keep the folded weights")
     channels, hidden = problem.channels, problem.hidden
     matrices = [channels // 16 * 2560, hidden * channels * 2, hidden * channels * 2]
     ends = np.cumsum([*matrices, 4 * channels, 4 * hidden, 4 * channels])
@@ -134,6 +140,32 @@ def check_folded(problem: ConvFirst, folded: FoldedWeights) -> None:
                     f"folded {field} must be {np.dtype(dtype).name} of shape {want} for {problem}, but got "
                     f"{array.dtype.name} of shape {array.shape}; fold the weights for this problem"
                 )
+
+
+def _storage_parts(folded: FoldedWeights) -> list[Array]:
+    return [
+        _pack_conv(_bits(folded.conv)),
+        _pack_matrix(_bits(folded.expand), _EXPAND_ORDER),
+        _pack_matrix(_bits(folded.project), _PROJECT_ORDER),
+        *(bias.astype(_BIAS) for bias in (folded.conv_bias, folded.expand_bias, folded.project_bias)),
+    ]
+
+
+def _float8_parts(folded: FoldedWeights, float8: Float8Weights) -> list[Array]:
+    """Pairs of e4m3 are packed as 16-bit elements are."""
+    conv = (folded.conv.astype(np.float64) * float8.z_scale.reshape(-1, 1, 1, 1)).astype(folded.conv.dtype)
+    project = float8.project.reshape(-1, 16)[:, _FLOAT8_HIDDEN].reshape(float8.project.shape)
+    vectors = (
+        folded.conv_bias * float8.z_scale,
+        *(folded.expand_bias, float8.expand_scale, float8.hidden_scale),
+        *(folded.project_bias, float8.project_scale),
+    )
+    return [
+        _pack_conv(_bits(conv)),
+        _pack_matrix(_bits(float8.expand), _EXPAND_ORDER),
+        _pack_matrix(_bits(project), _PROJECT_ORDER),
+        *(vector.astype(_BIAS) for vector in vectors),
+    ]
 
 
 def _pack_conv(weight: Array) -> Array:

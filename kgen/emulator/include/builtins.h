@@ -45,6 +45,8 @@ unsigned long long make_descriptor(const void* shared, unsigned along_k, unsigne
 unsigned long long make_swizzled_descriptor(const void* shared, Site site);
 unsigned long long advance_descriptor(unsigned long long descriptor, unsigned bytes, Site site);
 
+enum class Element : unsigned char { f16, bf16, e4m3 };
+
 // Warp-wide: every lane calls, the last one to arrive computes for all.
 void barrier(Site site);
 void named_barrier(unsigned number, unsigned threads, Site site);
@@ -61,7 +63,7 @@ void wgmma_fence(Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(unsigned pending, Site site);
 // A is in registers if `a_registers` is not null, else where `a` says.
-void multiply_wgmma(bool f16, float (*d)[4], unsigned tiles, bool accumulate, const unsigned* a_registers,
+void multiply_wgmma(Element element, float (*d)[4], unsigned tiles, bool accumulate, const unsigned* a_registers,
                     unsigned long long a, unsigned long long b, Site site);
 void share_registers(unsigned registers, Site site);
 [[noreturn]] void trap(Site site);

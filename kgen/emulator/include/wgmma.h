@@ -9,7 +9,8 @@ namespace emulator {
 struct Multiplication {
     uint32_t group;
     Site site;
-    bool f16, accumulate, registers;  // whether A is in registers
+    Element element;
+    bool accumulate, registers;  // whether A is in registers
     unsigned tiles;
     unsigned long long a, b;      // descriptors
     const unsigned* a_at[32];     // each lane's A registers,

@@ -9,7 +9,7 @@ from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry, PartialMatmu
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.layout import ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require
+from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
 from kgen.devices import Device
 
 MAX_CLUSTER = 8
@@ -28,6 +28,7 @@ def has_clusters(device: Device) -> bool:
 
 def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    storage_matmuls(problem, config.boundary)
     require(
         has_clusters(device),
         "arch",

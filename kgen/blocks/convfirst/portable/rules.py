@@ -8,7 +8,7 @@ from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require
+from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -28,6 +28,7 @@ _CHOICES = {
 
 def check(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    storage_matmuls(problem, config.boundary)
     _check_values(config)
     main = MainGeometry(problem, config)
     _check_tile(problem, config, main)

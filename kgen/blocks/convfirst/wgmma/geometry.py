@@ -12,7 +12,8 @@ from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 
 CORE_BLOCK = 64
-"""Pixels, and channels, of a block of core matrices: the unit of tensors between the layers' kernels."""
+"""Pixels of a block of core matrices, the unit of tensors between the layers' kernels; channels are in multiples of
+it."""
 PRODUCER_REGISTERS = 32
 _BARRIER_BYTES = 8
 _STRIP_PITCH = pitch_bytes(32)
@@ -185,6 +186,8 @@ class MatmulGeometry:
     deferred: bool
     cluster: int
     """CTAs that load weights for one another."""
+    element_bytes: int
+    """Of the operands: 1 for float8."""
 
     @property
     def last(self) -> bool:
@@ -209,8 +212,20 @@ class MatmulGeometry:
         return self.tiles * (self.channels // self.outputs)
 
     @property
+    def step_bytes(self) -> int:
+        """Of a pixel's or an output's inputs in a step: a block of core matrices has 64 columns of 2 bytes, or 32."""
+        return 128 if self.inputs * self.element_bytes % 128 == 0 else 64
+
+    @property
     def steps(self) -> int:
-        return self.inputs // CORE_BLOCK
+        return self.inputs * self.element_bytes // self.step_bytes
+
+    @property
+    def vectors(self) -> int:
+        """Floats beside the weights for each output: bias, with float8 the sum's scale, and that of an operand made."""
+        if self.element_bytes == 2:
+            return 1
+        return 2 if self.last else 3
 
     @property
     def accumulators(self) -> int:
@@ -219,17 +234,18 @@ class MatmulGeometry:
 
     @property
     def slot_bytes(self) -> int:
-        return 2 * CORE_BLOCK * (self.pixels + self.outputs)
+        return self.step_bytes * (self.pixels + self.outputs)
 
     @property
     def loaded_bytes(self) -> int:
         """Of a slot, those that the CTA asks L2 for: the cluster's CTAs share out the weights."""
-        return 2 * CORE_BLOCK * (self.pixels + self.outputs // self.cluster)
+        return self.step_bytes * (self.pixels + self.outputs // self.cluster)
 
     @property
     def shared_bytes(self) -> int:
         strips = self.pixels * _STRIP_PITCH if self.last else 0
-        return self.stages * self.slot_bytes + strips + 4 * self.channels + (1 + 2 * self.stages) * _BARRIER_BYTES
+        vectors = 4 * self.vectors * self.channels
+        return self.stages * self.slot_bytes + strips + vectors + (1 + 2 * self.stages) * _BARRIER_BYTES
 
 
 def conv_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> ConvGeometry:
@@ -244,6 +260,10 @@ def matmul_kernels(problem: ConvFirst, config: WgmmaLayersConfig) -> tuple[Matmu
     expand = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
     project = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
     return (
-        MatmulGeometry("expand", problem.pixels, channels, hidden, *expand, config.expand_cluster),
-        MatmulGeometry("project", problem.pixels, hidden, channels, *project, config.project_cluster),
+        MatmulGeometry(
+            "expand", problem.pixels, channels, hidden, *expand, config.expand_cluster, problem.matmul_bytes
+        ),
+        MatmulGeometry(
+            "project", problem.pixels, hidden, channels, *project, config.project_cluster, problem.matmul_bytes
+        ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kgen.blocks.convfirst.config import WgmmaLayersConfig
 from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
@@ -17,12 +19,14 @@ from kgen.blocks.convfirst.wgmma.geometry import (
 )
 from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.devices import Device
-from kgen.machine import KernelPlan, Stage
+from kgen.machine import KernelPlan, Stage, Unit
 
 _FRAGMENT_BYTES = 512
 """What an ldmatrix reads."""
 _CONV_REGISTERS = 72
 """A thread of the convolution takes at most."""
+_UNITS: Mapping[str, Unit] = {"storage": "wgmma", "float8": "wgmma_float8"}
+"""What executes a problem's matmuls."""
 
 
 def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> Parts:
@@ -50,7 +54,7 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
             f"{name}_SHARED_BYTES": matmul.shared_bytes,
         }
     blocks = ceil_div(problem.pixels, CORE_BLOCK)
-    workspace = 2 * blocks * CORE_BLOCK * (problem.channels + problem.hidden)
+    workspace = problem.matmul_bytes * blocks * CORE_BLOCK * (problem.channels + problem.hidden)
     in_dram = workspace > device.l2_bytes // 2  # else it stays in L2 between the kernels
     kernels = (
         _conv_kernel(conv, device, in_dram),
@@ -64,6 +68,7 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
 def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPlan:
     problem = conv.problem
     x_bytes = 2 * problem.pixels * problem.channels
+    z_bytes = problem.matmul_bytes * problem.pixels * problem.channels
     items = conv.tiles * conv.chunks
     whole = conv.rows == problem.height
     loads = items * conv.images * (conv.rows + (0 if whole else 2)) * problem.width * 2 * conv.channels
@@ -91,7 +96,7 @@ def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPla
             shared_bytes=loads,
         ),
         conv_stage(problem, columns * conv.rows, reads, skipped),
-        Stage("store z", "store", dram_bytes=x_bytes if in_dram else 0, l2_bytes=x_bytes),
+        Stage("store z", "store", dram_bytes=z_bytes if in_dram else 0, l2_bytes=z_bytes),
     )
     return KernelPlan(
         symbol="convfirst_wgmma_conv",
@@ -110,14 +115,15 @@ def _conv_kernel(conv: ConvGeometry, device: Device, in_dram: bool) -> KernelPla
 def _matmul_kernel(
     matmul: MatmulGeometry, problem: ConvFirst, config: WgmmaLayersConfig, device: Device, in_dram: bool
 ) -> KernelPlan:
-    weight_bytes = 2 * matmul.inputs * matmul.channels
+    size = problem.matmul_bytes
+    weight_bytes = size * matmul.inputs * matmul.channels
     filled = matmul.items * matmul.steps * matmul.slot_bytes
     # Each warpgroup reads its pixels and all of the weights from its slot.
-    reads = filled + matmul.items * (matmul.warpgroups - 1) * 2 * matmul.outputs * matmul.inputs
+    reads = filled + matmul.items * (matmul.warpgroups - 1) * size * matmul.outputs * matmul.inputs
     load = Stage(
         "load input and weights",
         "load",
-        dram_bytes=(2 * problem.pixels * matmul.inputs if in_dram else 0) + weight_bytes,
+        dram_bytes=(size * problem.pixels * matmul.inputs if in_dram else 0) + weight_bytes,
         l2_bytes=matmul.items * matmul.steps * matmul.loaded_bytes,
         shared_bytes=filled,
     )
@@ -125,7 +131,7 @@ def _matmul_kernel(
         symbol=f"convfirst_wgmma_{matmul.name}",
         stages=(
             load,
-            matmul_stage(matmul.name, problem, matmul.tiles * matmul.pixels, reads, "wgmma"),
+            matmul_stage(matmul.name, problem, matmul.tiles * matmul.pixels, reads, _UNITS[problem.matmul]),
             *_matmul_ends(matmul, problem, config, in_dram),
         ),
         grid=min(matmul.items, max(1, device.sms // matmul.cluster) * matmul.cluster),
@@ -144,7 +150,7 @@ def _matmul_ends(
     matmul: MatmulGeometry, problem: ConvFirst, config: WgmmaLayersConfig, in_dram: bool
 ) -> tuple[Stage, ...]:
     """What follows a matmul: activation and the hidden tensor, or residual and y."""
-    out_bytes = 2 * problem.pixels * matmul.channels
+    out_bytes = (2 if matmul.last else problem.matmul_bytes) * problem.pixels * matmul.channels
     if not matmul.last:
         store = Stage("store hidden", "store", dram_bytes=out_bytes if in_dram else 0, l2_bytes=out_bytes)
         return (activate_stage(problem, config.sigmoid, problem.pixels), store)

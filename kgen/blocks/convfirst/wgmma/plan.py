@@ -29,7 +29,12 @@ def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
         device=device,
         arch=f"{device.arch}a",
         template=config.template,
-        fields={"storage": STORAGE[problem.dtype], "activation": problem.activation, "sigmoid": config.sigmoid},
+        fields={
+            "storage": STORAGE[problem.dtype],
+            "operand": "e4m3" if problem.matmul == "float8" else STORAGE[problem.dtype],
+            "activation": problem.activation,
+            "sigmoid": config.sigmoid,
+        },
         constants={
             "CHANNELS": problem.channels,
             "HIDDEN": problem.hidden,

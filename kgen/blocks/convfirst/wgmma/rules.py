@@ -8,7 +8,7 @@ from typing import get_args
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require
+from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
 from kgen.blocks.convfirst.wgmma.geometry import (
     CORE_BLOCK,
     ConvGeometry,
@@ -41,10 +41,12 @@ _INSTRUCTION_OVERHEAD = 30
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    storage = problem.matmul == "storage"
+    what, other = ("wgmma kernels", "a portable boundary") if storage else ("float8 matmuls", "matmul='storage'")
     require(
         device.arch == ARCH,
         "arch",
-        f"wgmma kernels need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use a portable boundary",
+        f"{what} need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use {other}",
     )
     _check_values(config)
     if isinstance(config, WgmmaFusedConfig):
@@ -81,6 +83,7 @@ def _check_values(config: WgmmaConfig) -> None:
 
 
 def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
+    storage_matmuls(problem, config.boundary)
     kernel = FusedGeometry(problem, config)
     require(
         problem.channels <= MAX_COLUMNS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from kgen.blocks.convfirst.config import SIDES, WgmmaConfig
+from kgen.blocks.convfirst.config import SIDES, WgmmaConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.blocks.convfirst.wgmma.geometry import CORE_BLOCK
@@ -24,11 +24,38 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
     if device.arch != ARCH:
         return {}
     sides = {}
-    if problem.channels <= MAX_COLUMNS:
+    if problem.channels <= MAX_COLUMNS and problem.matmul == "storage":
         sides["wgmma_fused"] = _fused_choices(problem)
     if problem.channels % CORE_BLOCK == 0 and problem.hidden % CORE_BLOCK == 0:
         sides["wgmma_layers"] = _layers_choices(problem)
     return sides
+
+
+def default_config(problem: ConvFirst, device: Device) -> WgmmaLayersConfig:
+    """A config for float8 matmuls, feasible unless rows are hundreds of pixels wide.
+
+    Raises:
+        InfeasibleError: it is not, or the device is no Hopper GPU.
+    """
+    config = WgmmaLayersConfig(
+        boundary="wgmma_layers",
+        conv_rows=1,
+        conv_images=1,
+        conv_channels=16,
+        conv_warps=4,
+        conv_stages=2,
+        expand_warpgroups=2,
+        expand_outputs=64,
+        expand_stages=3,
+        expand_deferred=False,
+        project_warpgroups=2,
+        project_outputs=64,
+        project_stages=3,
+        project_deferred=False,
+        sigmoid="exp2",
+    )
+    check(problem, config, device)
+    return config
 
 
 def draw(side: str, values: Choices, rng: random.Random) -> WgmmaConfig:

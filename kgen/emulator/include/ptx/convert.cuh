@@ -20,6 +20,16 @@ inline u32 narrow_bf16(float value) {
     return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
 }
 
+// Rounds to nearest even; beyond the largest e4m3 to that; NaN to the one NaN, without a sign.
+inline u32 narrow_e4m3(float value) {
+    const u32 bits = bit_cast<u32>(value), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return 0x7fu;
+    if (magnitude >= 0x43e00000u) return sign | 0x7eu;
+    if (magnitude < 0x3c800000u)  // subnormal e4m3: adding 2^14 leaves the rounded result in the low bits
+        return sign | (bit_cast<u32>(bit_cast<float>(magnitude) + 0x1p14f) - 0x46800000u);
+    return sign | ((magnitude - 0x3c000000u + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20);
+}
+
 inline float widen_f16(u32 half) {
     const u32 magnitude = half & 0x7fffu, sign = (half & 0x8000u) << 16;
     u32 bits = bit_cast<u32>(bit_cast<float>(magnitude << 13) * 0x1p112f);
@@ -40,6 +50,11 @@ inline u32 pack<f16>(float low, float high) {
 template <>
 inline u32 pack<bf16>(float low, float high) {
     return emulator::narrow_bf16(low) | emulator::narrow_bf16(high) << 16;
+}
+
+inline u32 pack_e4m3(float v0, float v1, float v2, float v3) {
+    return emulator::narrow_e4m3(v0) | emulator::narrow_e4m3(v1) << 8 | emulator::narrow_e4m3(v2) << 16 |
+           emulator::narrow_e4m3(v3) << 24;
 }
 
 struct FloatPair {

@@ -29,17 +29,20 @@ template <int Steps>
 inline void wgmma_pin(u32 (&)[Steps][4]) {}
 
 template <class T>
-constexpr bool WGMMA_F16 = false;
+constexpr emulator::Element WGMMA_ELEMENT = emulator::Element::bf16;
 template <>
-constexpr bool WGMMA_F16<f16> = true;
+constexpr emulator::Element WGMMA_ELEMENT<f16> = emulator::Element::f16;
+template <>
+constexpr emulator::Element WGMMA_ELEMENT<e4m3> = emulator::Element::e4m3;
 
 template <class T, bool Accumulate, int Tiles>
 inline void wgmma(float (&d)[Tiles][4], const u32 (&a)[4], u64 b, emulator::Site site = emulator::Site::here()) {
     static_assert(Tiles % 2 == 0 && Tiles >= 2 && Tiles <= 32, "wgmma has 16 to 256 columns in steps of 16");
-    emulator::multiply_wgmma(WGMMA_F16<T>, d, Tiles, Accumulate, a, 0, b, site);
+    static_assert(WGMMA_ELEMENT<T> != emulator::Element::e4m3, "e4m3 operands are in shared memory");
+    emulator::multiply_wgmma(WGMMA_ELEMENT<T>, d, Tiles, Accumulate, a, 0, b, site);
 }
 template <class T, bool Accumulate, int Tiles>
 inline void wgmma(float (&d)[Tiles][4], u64 a, u64 b, emulator::Site site = emulator::Site::here()) {
     static_assert(Tiles % 2 == 0 && Tiles >= 2 && Tiles <= 32, "wgmma has 16 to 256 columns in steps of 16");
-    emulator::multiply_wgmma(WGMMA_F16<T>, d, Tiles, Accumulate, nullptr, a, b, site);
+    emulator::multiply_wgmma(WGMMA_ELEMENT<T>, d, Tiles, Accumulate, nullptr, a, b, site);
 }
