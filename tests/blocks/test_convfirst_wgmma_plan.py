@@ -42,7 +42,7 @@ LAYERS = replace(WGMMA_LAYERS, expand_warpgroups=2, expand_stages=3, project_out
 
 BROKEN = [
     (FUSED, {"warpgroups": 0}, {}, "warpgroups", "warpgroups must be an integer >= 1, but got warpgroups=0"),
-    (FUSED, {"warpgroups": 4}, {}, "warpgroups", "one of (1, 2, 3), but got warpgroups=4"),
+    (FUSED, {"warpgroups": 5}, {}, "warpgroups", "one of (1, 2, 3, 4), for which an SM has registers, but got warpg"),
     (FUSED, {"x_slots": 0}, {}, "x_slots", "x_slots must be an integer >= 1, but got x_slots=0"),
     (FUSED, {"hidden_chunk": -16}, {}, "hidden_chunk", "must be an integer >= 1, but got hidden_chunk=-16"),
     (FUSED, {"hidden_chunk": "32"}, {}, "hidden_chunk", "an integer >= 1, but got hidden_chunk='32'"),
@@ -101,7 +101,7 @@ BROKEN = [
         ),
         "at most 240 registers with 1 warpgroups, but the config needs about 2",
     ),
-    (LAYERS, {"expand_warpgroups": 4}, {}, "expand_warpgroups", "one of (1, 2, 3), but got expand_warpgroups=4"),
+    (LAYERS, {"expand_warpgroups": 4}, {}, "expand_warpgroups", "one of (1, 2, 3), for which an SM has"),
     (LAYERS, {"project_warpgroups": 0}, {}, "project_warpgroups", "an integer >= 1, but got project_warpgroups=0"),
     (LAYERS, {"sigmoid": None}, {}, "sigmoid", "one of exp2, tanh, but got sigmoid=None"),
     (LAYERS, {}, {"channels": 96}, "channels", "in multiples of 64, but the problem has 96 and 192"),
@@ -206,7 +206,7 @@ def test_hopper_has_both_sides_where_the_channels_allow() -> None:
     assert all(choices(Problem(1, 7, 7, 64), find_device("h100"))[side] for side in (fused, layers))
 
 
-@pytest.mark.parametrize("warpgroups", [1, 2, 3])
+@pytest.mark.parametrize("warpgroups", [1, 2, 3, 4])
 def test_the_shares_of_registers_fit_what_a_kernel_starts_with(warpgroups: int) -> None:
     """setmaxnreg hangs when the shares of all warpgroups exceed the registers that the CTA was given."""
     threads = 128 * (warpgroups + 1)

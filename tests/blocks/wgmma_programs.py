@@ -85,6 +85,10 @@ HOPPER_EXAMPLES = {
         WGMMA_FUSED, 6, 8, 8, 128, warpgroups=3, hidden_chunk=32, weight_slots=2, expansion=1.5,
         activation="gelu_tanh", sigmoid="tanh", dtype="bfloat16", residual=False,
     ),
+    "four warpgroups": _example(
+        WGMMA_FUSED, 5, 8, 9, 32, warpgroups=4, hidden_chunk=32, weight_slots=3, x_slots=2, overlap=True,
+        sigmoid="tanh",
+    ),
     "streamed, two warpgroups, many slots": _example(
         WGMMA_FUSED, 7, 7, 7, 128, warpgroups=2, hidden_chunk=64, weight_slots=5, x_slots=2, overlap=True,
         expansion=4, ctas=2,

@@ -28,7 +28,8 @@ MAX_DEFERRED = 128
 CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
-_WARPGROUPS = (1, 2, 3)
+_WARPGROUPS = {"warpgroups": (1, 2, 3, 4), "expand_warpgroups": (1, 2, 3), "project_warpgroups": (1, 2, 3)}
+"""Values whose consumers an SM's registers feed; those of a layer's matmul need most for their sums."""
 CLUSTERS = (1, 2, 4)
 """CTAs that share weights; those of larger clusters would often wait for one another."""
 _REGISTER_OVERHEAD = 20
@@ -64,11 +65,12 @@ def _check_values(config: WgmmaConfig) -> None:
             require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
         if field.type == "bool":
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
-        if name.endswith("warpgroups"):
+        if name in _WARPGROUPS:
             require(
-                value in _WARPGROUPS,
+                value in _WARPGROUPS[name],
                 name,
-                f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
+                f"{name} must be one of {_WARPGROUPS[name]}, for which an SM has registers, but got {name}={value}; "
+                "use fewer",
             )
         if name.endswith("cluster"):
             require(

@@ -79,7 +79,7 @@ def _fused_choices(problem: ConvFirst) -> Choices:
     chunks = tuple(chunk for chunk in (16, 32, 48, 64, 96, 128) if hidden % chunk == 0 and hidden // chunk >= 2)
     resident = {2 * hidden // chunk for chunk in chunks}
     return {
-        "warpgroups": (1, 2, 3),
+        "warpgroups": (1, 2, 3, 4),
         "hidden_chunk": chunks or (hidden // 2,),
         "weight_slots": tuple(sorted({2, 3, 4, 5, 6, 8} | resident)),
         "x_slots": (1, 2),
