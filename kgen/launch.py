@@ -79,12 +79,30 @@ def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
 
 
 @lru_cache
-def _driver_launch() -> Callable[..., int]:
-    """cuLaunchKernelEx; ctypes calls it without the GIL."""
-    function = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+def _driver_function(name: str, pointers: int) -> Callable[..., int]:
+    """A function of the driver that takes so many pointers and returns a status; ctypes calls it without the GIL."""
+    function = ctypes.CDLL("libcuda.so.1")[name]
+    function.argtypes = (ctypes.c_void_p,) * pointers
     function.restype = ctypes.c_int
     return function
+
+
+def _resident_ctas(kernel: KernelPlan, handle: int, config: _LaunchConfig) -> int:
+    """The grid of a kernel in clusters: where CTAs work through several items each, no more than the GPU holds at once.
+
+    How many clusters fit depends on which SMs of a chip are disabled, and a few that wait would double the time.
+
+    Raises:
+        CUDADriverError: the driver does not say.
+    """
+    if kernel.cluster == 1 or kernel.work_items <= kernel.grid:
+        return kernel.grid
+    from cupy_backends.cuda.api import driver
+
+    clusters = ctypes.c_int()
+    occupancy = _driver_function("cuOccupancyMaxActiveClusters", 3)
+    driver.check_status(occupancy(ctypes.byref(clusters), handle, ctypes.byref(config)))
+    return min(kernel.grid, max(1, clusters.value) * kernel.cluster)
 
 
 class _Thread(threading.local):
@@ -117,7 +135,7 @@ class LoadedProgram:
         self.program = program
         self.ordinal = ordinal
         self._driver_error: type[Exception] = driver.CUDADriverError
-        self._launch_kernel = _driver_launch()
+        self._launch_kernel = _driver_function("cuLaunchKernelEx", 4)
         self._get_device = runtime.getDevice
         self._set_device = runtime.setDevice
         self._parameters = _ParameterBlock()
@@ -128,19 +146,18 @@ class LoadedProgram:
         try:
             with CurrentDevice(ordinal):
                 self._module.load(cubin.data)
-                launches = [
-                    (
-                        self._function(kernel.symbol, kernel.shared_bytes),
-                        _launch_config(kernel),
-                    )
-                    for kernel in program.kernels
-                ]
-                self._kernels = tuple((handle, config, ctypes.addressof(config)) for handle, config in launches)
+                self._kernels = tuple(self._launchable(kernel) for kernel in program.kernels)
         except driver.CUDADriverError as error:
             raise LaunchError(
                 f"{program.device.title} rejects the kernels of {program.problem} with {error}; compile for "
                 f"{program.arch}, or choose another config"
             ) from error
+
+    def _launchable(self, kernel: KernelPlan) -> tuple[int, _LaunchConfig, int]:
+        """A kernel's handle, its launch shape, and where in memory that lies."""
+        handle, config = self._function(kernel.symbol, kernel.shared_bytes), _launch_config(kernel)
+        config.grid[0] = _resident_ctas(kernel, handle, config)
+        return handle, config, ctypes.addressof(config)
 
     def _function(self, symbol: str, shared_bytes: int) -> int:
         """Handle of one kernel, allowed to use ``shared_bytes`` of dynamic shared memory; the module owns it."""

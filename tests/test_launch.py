@@ -58,9 +58,16 @@ class FakeDriver:
         monkeypatch.setattr(cupy.cuda, "Device", Device)
         monkeypatch.setattr(cupy.cuda.function, "Module", Module)
         monkeypatch.setattr(driver, "funcSetAttribute", lambda *arguments: self.attributes.append(arguments))
-        monkeypatch.setattr(launch, "_driver_launch", lambda: self.launch)
+        functions = {("cuLaunchKernelEx", 4): self.launch, ("cuOccupancyMaxActiveClusters", 3): self.occupancy}
+        monkeypatch.setattr(launch, "_driver_function", lambda *name: functions[name])
         monkeypatch.setattr(runtime, "getDevice", lambda: self.current)
         monkeypatch.setattr(runtime, "setDevice", lambda ordinal: setattr(self, "current", ordinal))
+
+    def occupancy(self, clusters, handle, config):
+        wanted = config._obj.attributes[0]
+        assert (wanted.id, config._obj.block[0]) == (4, handle)
+        clusters._obj.value = 120 // wanted.value[0]
+        return 0
 
     def launch(self, config_address, handle, parameters, extra):
         if self.refuses:
@@ -114,6 +121,15 @@ def test_a_kernel_begins_early_and_in_clusters_where_its_plan_says_so(driver, pr
     kernels = (first, replace(second, begins_early=True), replace(first, cluster=4, begins_early=True))
     LoadedProgram(replace(program, kernels=kernels), CUBIN).launch(16, 16, 16, 16, 1, 0)
     assert driver.chosen == [[], [(6, 1, 0, 0)], [(4, 4, 1, 1), (6, 1, 0, 0)]]
+
+
+def test_clusters_that_work_through_many_items_all_run_at_once(driver, program):
+    first = program.kernels[0]
+    many = replace(first, grid=132, work_items=500, threads=1000 + len(first.symbol))
+    kernels = [replace(many, cluster=cluster) for cluster in (1, 2, 4)]
+    kernels.append(replace(many, cluster=4, work_items=132))  # one each: those that find no room come later
+    LoadedProgram(replace(program, kernels=tuple(kernels)), CUBIN).launch(16, 16, 16, 16, 1, 0)
+    assert [launched[2] for launched in driver.launches] == [132, 120, 120, 132]
 
 
 def test_the_callers_current_device_is_restored(driver, program):

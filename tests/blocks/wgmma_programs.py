@@ -85,10 +85,6 @@ HOPPER_EXAMPLES = {
         WGMMA_FUSED, 6, 8, 8, 128, warpgroups=3, hidden_chunk=32, weight_slots=2, expansion=1.5,
         activation="gelu_tanh", sigmoid="tanh", dtype="bfloat16", residual=False,
     ),
-    "four warpgroups": _example(
-        WGMMA_FUSED, 5, 8, 9, 32, warpgroups=4, hidden_chunk=32, weight_slots=3, x_slots=2, overlap=True,
-        sigmoid="tanh",
-    ),
     "streamed, two warpgroups, many slots": _example(
         WGMMA_FUSED, 7, 7, 7, 128, warpgroups=2, hidden_chunk=64, weight_slots=5, x_slots=2, overlap=True,
         expansion=4, ctas=2,
@@ -103,6 +99,24 @@ STRIP_EXAMPLES = {
     ),
     "strips of two rows": _example(
         WGMMA_FUSED, 33, 2, 8, 16, conv_reuse="rows", warpgroups=2, x_slots=2, residual=False, activation="relu",
+    ),
+}
+BLOCK_EXAMPLES = {
+    "two blocks": _example(
+        WGMMA_FUSED, 6, 7, 9, 32, warpgroup_pixels=128, hidden_chunk=32, x_slots=2, overlap=True,
+        activation="gelu_tanh", sigmoid="tanh",
+    ),
+    "two blocks, resident, three warpgroups": _example(
+        WGMMA_FUSED, 11, 10, 7, 48, warpgroup_pixels=128, warpgroups=3, hidden_chunk=48, weight_slots=4, expansion=2,
+        residual=False, dtype="bfloat16",
+    ),
+    "two blocks, strips": _example(
+        WGMMA_FUSED, 5, 8, 16, 32, warpgroup_pixels=128, conv_reuse="rows", weight_slots=3, overlap=True,
+        sigmoid="tanh",
+    ),
+    "two blocks, strips, resident, two CTAs": _example(
+        WGMMA_FUSED, 11, 4, 8, 48, warpgroup_pixels=128, conv_reuse="rows", warpgroups=2, hidden_chunk=48,
+        weight_slots=4, x_slots=2, cluster=2, activation="relu",
     ),
 }
 LAYER_EXAMPLES = {
@@ -172,5 +186,5 @@ FLOAT8_EXAMPLES = {
         WGMMA_LAYERS, 1, 1, 1, 128, expansion=1, activation="relu", project_deferred=True, matmul="float8",
     ),
 }
-HOPPER_EXAMPLES |= STRIP_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES | FLOAT8_EXAMPLES
+HOPPER_EXAMPLES |= STRIP_EXAMPLES | BLOCK_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES | FLOAT8_EXAMPLES
 # fmt: on

@@ -79,7 +79,7 @@ class PortableConfig:
 class WgmmaFusedConfig:
     """Everything tunable about the fused kernel for Hopper.
 
-    A CTA has ``warpgroups`` that compute 64 pixels each, and one that loads.
+    A CTA has ``warpgroups`` that compute, and one that loads.
     """
 
     boundary: Literal["wgmma_fused"]
@@ -100,6 +100,8 @@ class WgmmaFusedConfig:
     sigmoid: Sigmoid
     cluster: int = 1
     """CTAs that work on neighbouring tiles at a time, and load weights for one another."""
+    warpgroup_pixels: int = 64
+    """Pixels that a warpgroup convolves at a time; it then multiplies 64 after another."""
 
     template: ClassVar[str] = "convfirst_wgmma_fused.cu.j2"
 

@@ -17,6 +17,7 @@ def fused_parts(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) ->
     kernel = FusedGeometry(problem, config)
     constants: Constants = {
         "WARPGROUPS": config.warpgroups,
+        "WARPGROUP_PIXELS": config.warpgroup_pixels,
         "CLUSTER": config.cluster,
         "THREADS": kernel.threads,
         "HIDDEN_CHUNK": config.hidden_chunk,
@@ -55,10 +56,10 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
     matrices = 2 * 2 * channels * hidden
     y_bytes = 2 * problem.pixels * channels
     x_and_constants = 2 * kernel.tiles * kernel.halo_pixels * channels + grid * (kernel.conv_bytes + kernel.bias_bytes)
-    weights = matrices * (grid if kernel.resident else kernel.work_items)
+    weights = matrices * (grid if kernel.resident else kernel.work_items * kernel.blocks)
     z_bytes = 2 * computed * channels  # written once, read for every chunk
     z_traffic = z_bytes * (1 + kernel.chunks) if kernel.z_in_shared else 0
-    weights_read = kernel.work_items * config.warpgroups * matrices // 2
+    weights_read = computed // 64 * matrices // 2
     reloads = y_bytes if kernel.z_in_shared and problem.residual else 0  # z has replaced x
     fragments = computed // 16 * (channels // GROUP_WIDTH)
     return (
@@ -69,7 +70,7 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
             l2_bytes=x_and_constants + weights // config.cluster,
             shared_bytes=x_and_constants + weights,
         ),
-        conv_stage(problem, fragments, fragments * (512 * kernel.conv_loads + CONV_PAIR_BYTES // 2)),
+        conv_stage(problem, fragments, fragments // kernel.blocks * (kernel.conv_row_bytes + CONV_PAIR_BYTES // 2)),
         matmul_stage("expand", problem, computed, weights_read + z_traffic, "wgmma"),
         activate_stage(problem, config.sigmoid, computed),
         matmul_stage("project", problem, computed, weights_read, "wgmma"),

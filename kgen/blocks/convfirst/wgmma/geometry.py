@@ -42,7 +42,12 @@ class FusedGeometry:
 
     @property
     def pixels(self) -> int:
-        return 64 * self.config.warpgroups
+        return self.config.warpgroup_pixels * self.config.warpgroups
+
+    @property
+    def blocks(self) -> int:
+        """Of 64 pixels, an instruction's, that a warpgroup has of a tile; a warp has 16 of each."""
+        return self.config.warpgroup_pixels // 64
 
     @property
     def threads(self) -> int:
@@ -54,9 +59,6 @@ class FusedGeometry:
 
     @property
     def tiles(self) -> int:
-        if self.by_rows:
-            rows = self.problem.batch * self.problem.height
-            return ceil_div(rows, self.pixels // 8) * (self.problem.width // 8)
         return ceil_div(self.problem.pixels, self.pixels)
 
     @property
@@ -88,9 +90,10 @@ class FusedGeometry:
         return self.pixels + 2 * (self.problem.width + 1)
 
     @property
-    def conv_loads(self) -> int:
-        """ldmatrix.x4 instructions for 16 pixels of a group."""
-        return 3 if self.by_rows else 5
+    def conv_row_bytes(self) -> int:
+        """Of ldmatrix, for all of a warp's pixels of a group: rows of 8 pixels, by column of taps, or of every tap."""
+        rows = 3 * (2 * self.blocks + 2) if self.by_rows else 20 * self.blocks
+        return 128 * rows
 
     @property
     def conv_bytes(self) -> int:
@@ -105,7 +108,7 @@ class FusedGeometry:
         before = self.config.x_slots * self.tile_bytes + pitch_bytes(self.problem.channels)
         weights = ceil_div(before + self.conv_bytes + self.bias_bytes, 128) * 128
         chunk_bytes = 2 * self.config.hidden_chunk * self.problem.channels
-        barriers = 1 + 3 * self.config.x_slots + 2 * self.config.weight_slots
+        barriers = 1 + (2 + self.config.warpgroups) * self.config.x_slots + 2 * self.config.weight_slots
         return weights + self.config.weight_slots * chunk_bytes + barriers * _BARRIER_BYTES
 
     @property
@@ -113,7 +116,7 @@ class FusedGeometry:
         """Registers that a consumer holds at its fullest moment, without addresses and loop counters."""
         channels, chunk = self.problem.channels, self.config.hidden_chunk
         operands = chunk // 4 * (2 if self.config.overlap else 1)
-        z = 0 if self.z_in_shared else channels // 4
+        z = 0 if self.z_in_shared else self.blocks * channels // 4
         return z + channels // 2 + chunk // 2 + operands
 
 

@@ -28,8 +28,8 @@ MAX_DEFERRED = 128
 CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
-_WARPGROUPS = {"warpgroups": (1, 2, 3, 4), "expand_warpgroups": (1, 2, 3), "project_warpgroups": (1, 2, 3)}
-"""Values whose consumers an SM's registers feed; those of a layer's matmul need most for their sums."""
+_WARPGROUPS = (1, 2, 3)
+WARPGROUP_PIXELS = (64, 128)
 CLUSTERS = (1, 2, 4)
 """CTAs that share weights; those of larger clusters would often wait for one another."""
 _REGISTER_OVERHEAD = 20
@@ -65,12 +65,11 @@ def _check_values(config: WgmmaConfig) -> None:
             require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
         if field.type == "bool":
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
-        if name in _WARPGROUPS:
+        if name.endswith("warpgroups"):
             require(
-                value in _WARPGROUPS[name],
+                value in _WARPGROUPS,
                 name,
-                f"{name} must be one of {_WARPGROUPS[name]}, for which an SM has registers, but got {name}={value}; "
-                "use fewer",
+                f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
             )
         if name.endswith("cluster"):
             require(
@@ -106,7 +105,7 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         "conv_output",
         f"conv_output must be one of {', '.join(operands)}, but got conv_output={config.conv_output!r}; choose one",
     )
-    _check_reuse(problem, config)
+    _check_reuse(problem, config, kernel)
     _columns("hidden_chunk", config.hidden_chunk, 16)
     divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
     require(
@@ -131,19 +130,27 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
     )
 
 
-def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig) -> None:
-    reuses = get_args(options.ConvReuse)
+def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig, kernel: FusedGeometry) -> None:
+    pixels, reuses = config.warpgroup_pixels, get_args(options.ConvReuse)
+    require(
+        pixels in WARPGROUP_PIXELS and (pixels == 64 or config.conv_output == "registers"),
+        "warpgroup_pixels",
+        f"warpgroup_pixels must be one of {WARPGROUP_PIXELS}, and 64 unless conv_output='registers', but got "
+        f"warpgroup_pixels={pixels} with conv_output={config.conv_output!r}; use 64",
+    )
     require(
         config.conv_reuse in reuses,
         "conv_reuse",
         f"conv_reuse must be one of {', '.join(reuses)}, but got conv_reuse={config.conv_reuse!r}; choose one of them",
     )
+    rows = 2 * kernel.blocks
     require(
         config.conv_reuse == "none"
-        or (problem.width % 8 == 0 and problem.height % 2 == 0 and config.conv_output == "registers"),
+        or (problem.width % 8 == 0 and problem.height % rows == 0 and config.conv_output == "registers"),
         "conv_reuse",
-        "conv_reuse='rows' needs a width in multiples of 8, an even height and conv_output='registers', but got "
-        f"width={problem.width}, height={problem.height}, conv_output={config.conv_output!r}; use conv_reuse='none'",
+        f"conv_reuse='rows' needs a width in multiples of 8, a height in multiples of {rows} and "
+        f"conv_output='registers', but got width={problem.width}, height={problem.height}, "
+        f"conv_output={config.conv_output!r}; use conv_reuse='none'",
     )
 
 

@@ -9,7 +9,15 @@ from kgen.blocks.convfirst.config import SIDES, WgmmaConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.blocks.convfirst.wgmma.geometry import CORE_BLOCK
-from kgen.blocks.convfirst.wgmma.rules import ARCH, CLUSTERS, CONV_CHANNELS, MAX_COLUMNS, MAX_ROWS, check
+from kgen.blocks.convfirst.wgmma.rules import (
+    ARCH,
+    CLUSTERS,
+    CONV_CHANNELS,
+    MAX_COLUMNS,
+    MAX_ROWS,
+    WARPGROUP_PIXELS,
+    check,
+)
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -79,7 +87,7 @@ def _fused_choices(problem: ConvFirst) -> Choices:
     chunks = tuple(chunk for chunk in (16, 32, 48, 64, 96, 128) if hidden % chunk == 0 and hidden // chunk >= 2)
     resident = {2 * hidden // chunk for chunk in chunks}
     return {
-        "warpgroups": (1, 2, 3, 4),
+        "warpgroups": (1, 2, 3),
         "hidden_chunk": chunks or (hidden // 2,),
         "weight_slots": tuple(sorted({2, 3, 4, 5, 6, 8} | resident)),
         "x_slots": (1, 2),
@@ -88,6 +96,7 @@ def _fused_choices(problem: ConvFirst) -> Choices:
         "conv_output": ("registers", "shared"),
         "sigmoid": SIGMOIDS[problem.activation],
         "cluster": CLUSTERS,
+        "warpgroup_pixels": WARPGROUP_PIXELS,
     }
 
 
