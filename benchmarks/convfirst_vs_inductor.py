@@ -130,7 +130,7 @@ def matmul_flops_per_s(size: int = 8192, repeats: int = 20) -> float:
 def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[str, Any]:
     """One row: every contender captured, then all timed turn by turn, then all checked."""
     case = make_case(problem)
-    copies = rotation(2 * case.array_bytes, device.l2_bytes)
+    copies = rotation(2 * problem.x.bytes, device.l2_bytes)
     stream = cupy.cuda.Stream(non_blocking=True)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

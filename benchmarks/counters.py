@@ -317,7 +317,7 @@ def run_entry(entry: TunedEntry, device: Device) -> None:
     program: Program = plan(entry.problem, entry.config, device)  # type: ignore[arg-type]
     problem: Any = program.problem
     packed = pack(problem, fold(problem, Weights.random(problem)))
-    image = np.random.default_rng(0).standard_normal(problem.shape[1:], dtype=np.float32)
+    image = np.random.default_rng(0).standard_normal(problem.x.shape[1:], dtype=np.float32)
     images = np.repeat(image.astype(STORAGE_DTYPES[problem.dtype]).view(np.uint16)[None], problem.batch, axis=0)
     with cupy.cuda.Device(device.ordinal):
         loaded = LoadedProgram(program, compile_cubin(render(program), program.arch))

@@ -7,24 +7,27 @@ the sentence to raise. No array library but NumPy is imported here unless the ca
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import ml_dtypes
 import numpy as np
 
 from kgen.errors import ArrayError
 from kgen.machine import Problem
+from kgen.tensors import Ints, Tensor, View
 
 ALIGNMENT_BYTES = 16
 _MISALIGNED = ALIGNMENT_BYTES - 1
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
-Ints = tuple[int, ...]
+Name = Literal["x", "out"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
-class BlockProblem(Problem, Protocol):
-    """A problem whose x and y are images of one shape: (batch, height, width, channels)."""
+class KernelProblem(Problem, Protocol):
+    """A problem that kernels solve for a batch of images at a time: one tensor in, one out."""
 
     family: ClassVar[str]
 
@@ -33,60 +36,38 @@ class BlockProblem(Problem, Protocol):
     @property
     def batch(self) -> int: ...
     @property
-    def height(self) -> int: ...
+    def dtype(self) -> str:
+        """In which weights are stored, and y."""
+        ...
+
     @property
-    def width(self) -> int: ...
+    def x(self) -> Tensor: ...
     @property
-    def channels(self) -> int: ...
+    def y(self) -> Tensor: ...
     @property
-    def expansion(self) -> float: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def pixels(self) -> int: ...
-    @property
-    def shape(self) -> tuple[int, int, int, int]: ...
+    def sizes(self) -> tuple[float, ...]:
+        """Positive numbers by whose ratios problems are near each other."""
+        ...
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Memory of x and of y: (batch, height, width, channels) in C order, 16-bit elements, 16-byte aligned.
+    """Memory of a tensor, 16-byte aligned, in any of the tensor's views."""
 
-    The same memory may be presented with shape (batch, channels, height, width), PyTorch's ``channels_last``.
-    Strides count elements.
-    """
-
-    problem: BlockProblem
+    tensor: Tensor
 
     @cached_property
-    def nhwc_shape(self) -> Ints:
-        return self.problem.shape
-
-    @cached_property
-    def nhwc_strides(self) -> Ints:
-        _, height, width, channels = self.problem.shape
-        return (height * width * channels, width * channels, channels, 1)
-
-    @cached_property
-    def nchw_shape(self) -> Ints:
-        return _nchw(self.nhwc_shape)
-
-    @cached_property
-    def nchw_strides(self) -> Ints:
-        return _nchw(self.nhwc_strides)
-
-    @property
     def dtypes(self) -> tuple[str, ...]:
-        """Names of the dtypes that hold x and y; bfloat16 may come as its bits in uint16."""
-        return ("bfloat16", "uint16") if self.problem.dtype == "bfloat16" else (self.problem.dtype,)
+        """Names of the dtypes that hold it; bfloat16 may come as its bits in uint16."""
+        return ("bfloat16", "uint16") if self.tensor.dtype == "bfloat16" else (self.tensor.dtype,)
 
-    @property
-    def bytes(self) -> int:
-        """Size of x, and of y."""
-        return 2 * self.problem.pixels * self.problem.channels
+    @cached_property
+    def by_strides(self) -> Mapping[Ints, Ints]:
+        """Shapes by strides; of two views with the same strides, the first."""
+        return {view.strides: view.shape for view in reversed(self.tensor.views)}
 
-    def check(self, name: str, dtype: str, shape: Ints, strides: Ints, pointer: int) -> bool:
-        """Check an array; returns whether it is presented as (batch, channels, height, width).
+    def check(self, name: str, dtype: str, shape: Ints, strides: Ints, pointer: int) -> int:
+        """Check an array; returns which of the tensor's views it is.
 
         The stride of a dimension of size 1 is not looked at.
 
@@ -95,40 +76,62 @@ class Layout:
         """
         if dtype not in self.dtypes:
             raise ArrayError(f"{name} must have dtype {' or '.join(self.dtypes)}, but got {dtype}; convert it first")
-        if shape not in (self.nhwc_shape, self.nchw_shape):
+        views = self.tensor.views
+        fitting = [view for view in views if view.shape == shape]
+        if not fitting:
+            shapes = " or ".join(str(view.shape) for view in views)
             raise ArrayError(
-                f"{name} must have shape (batch, height, width, channels) = {self.nhwc_shape}, or {self.nchw_shape} in "
-                f"channels_last memory, but got {shape}; reshape it, or load a block for its shape"
+                f"{name} must have shape {shapes}, its memory in the order of the first, but got {shape}; reshape it, "
+                "or load a block for its shape"
             )
-        nhwc = shape == self.nhwc_shape and _same_strides(shape, strides, self.nhwc_strides)
-        nchw = shape == self.nchw_shape and _same_strides(shape, strides, self.nchw_strides)
-        if not (nhwc or nchw):
-            wanted = self.nhwc_strides if shape == self.nhwc_shape else self.nchw_strides
+        right = [view for view in fitting if _same_strides(shape, strides, view.strides)]
+        if not right:
             raise ArrayError(
-                f"{name} must be contiguous with channels innermost, which for shape {shape} means strides {wanted} in "
-                f"elements, but got {strides}; copy it to contiguous (or channels_last) memory first"
+                f"{name} must be contiguous in the order {self.tensor.order}, which for shape {shape} means strides "
+                f"{fitting[0].strides} in elements, but got {strides}; copy it to such memory first"
             )
         if pointer & _MISALIGNED:
             raise ArrayError(
                 f"{name} must start at a multiple of {ALIGNMENT_BYTES} bytes, but its address is {pointer:#x}; "
                 "copy it to an array of its own"
             )
-        return not nhwc
+        return views.index(right[0])
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Those of a problem's x and y."""
+
+    x: Layout
+    out: Layout
+
+    def of(self, name: str) -> Layout:
+        layout: Layout = getattr(self, name)
+        return layout
+
+    def out_view(self, x_view: int) -> View:
+        """The presentation of a new output for an x presented so: alike where y has as many."""
+        views = self.out.tensor.views
+        return views[x_view] if x_view < len(views) else views[0]
 
     def check_apart(self, x_pointer: int, y_pointer: int) -> None:
         """Raise ArrayError when y overlaps x: a tile reads its neighbours' pixels, which must still be x's."""
-        if abs(x_pointer - y_pointer) < self.bytes:
+        if -self.out.tensor.bytes < y_pointer - x_pointer < self.x.tensor.bytes:
             raise ArrayError("out must not share memory with x, but they overlap; pass another array or none")
+
+
+def layouts_of(problem: KernelProblem) -> Layouts:
+    return Layouts(Layout(problem.x), Layout(problem.y))
 
 
 class Adapter(Protocol):
     """How to use the arrays of one library."""
 
-    def pointer(self, array: Any, name: str) -> int:
+    def pointer(self, array: Any, name: Name) -> int:
         """Device address of an array that fits; ArrayError otherwise."""
 
-    def empty_like(self, x: Any) -> Any:
-        """A new array of x's kind and presentation."""
+    def empty_for(self, x: Any) -> Any:
+        """A new output of x's kind and presentation."""
 
     def stream(self) -> int:
         """The library's current stream on the block's device."""
@@ -137,22 +140,32 @@ class Adapter(Protocol):
 class TorchAdapter:
     """PyTorch's CUDA tensors, asked through their own attributes: bfloat16 has no CUDA array interface."""
 
-    def __init__(self, torch: Any, layout: Layout, ordinal: int) -> None:
-        self._layout = layout
+    def __init__(self, torch: Any, layouts: Layouts, ordinal: int) -> None:
+        self._torch = torch
+        self._layouts = layouts
         self._ordinal = ordinal
-        self._dtype = getattr(torch, layout.problem.dtype)
-        self._views = {layout.nchw_strides: layout.nchw_shape, layout.nhwc_strides: layout.nhwc_shape}
-        self.empty_like = torch.empty_like
+        self._dtypes = {name: getattr(torch, layouts.of(name).tensor.dtype) for name in NAMES}
+        self._views = {name: layouts.of(name).by_strides for name in NAMES}
+        self._alike = layouts.x == layouts.out
         self._stream = torch_stream_getter(torch)
 
-    def pointer(self, array: Any, name: str) -> int:
+    def pointer(self, array: Any, name: Name) -> int:
         pointer: int = array.data_ptr()
-        fits = array.dtype is self._dtype and self._views.get(array.stride()) == array.shape
+        fits = array.dtype is self._dtypes[name] and self._views[name].get(array.stride()) == array.shape
         if not fits or array.get_device() != self._ordinal or pointer & _MISALIGNED:
             check_device(name, array.get_device() if array.is_cuda else None, self._ordinal)
-            dtype = str(array.dtype).removeprefix("torch.")
-            self._layout.check(name, dtype, tuple(array.shape), tuple(array.stride()), pointer)
+            self._view(array, name)
         return pointer
+
+    def empty_for(self, x: Any) -> Any:
+        if self._alike:
+            return self._torch.empty_like(x)
+        view = self._layouts.out_view(self._view(x, "x"))
+        return self._torch.empty_strided(view.shape, view.strides, dtype=self._dtypes["out"], device=x.device)
+
+    def _view(self, array: Any, name: Name) -> int:
+        dtype, shape = str(array.dtype).removeprefix("torch."), tuple(array.shape)
+        return self._layouts.of(name).check(name, dtype, shape, tuple(array.stride()), array.data_ptr())
 
     def stream(self) -> int:
         return int(self._stream(self._ordinal))
@@ -161,27 +174,35 @@ class TorchAdapter:
 class CupyAdapter:
     """CuPy's arrays."""
 
-    def __init__(self, cupy: Any, layout: Layout, ordinal: int) -> None:
+    def __init__(self, cupy: Any, layouts: Layouts, ordinal: int) -> None:
         self._cupy = cupy
-        self._layout = layout
+        self._layouts = layouts
         self._ordinal = ordinal
-        views = {layout.nchw_strides: layout.nchw_shape, layout.nhwc_strides: layout.nhwc_shape}
-        self._views = {tuple(2 * stride for stride in strides): shape for strides, shape in views.items()}
-        self._dtypes = frozenset(np.dtype(getattr(ml_dtypes, name, name)) for name in layout.dtypes)
+        self._dtypes = {
+            name: frozenset(np.dtype(getattr(ml_dtypes, dtype, dtype)) for dtype in layouts.of(name).dtypes)
+            for name in NAMES
+        }
+        self._views = {name: _in_bytes(layouts.of(name)) for name in NAMES}
         self._current_stream = cupy.cuda.get_current_stream
 
-    def pointer(self, array: Any, name: str) -> int:
+    def pointer(self, array: Any, name: Name) -> int:
         pointer: int = array.data.ptr
-        fits = self._views.get(array.strides) == array.shape and array.dtype in self._dtypes
+        fits = self._views[name].get(array.strides) == array.shape and array.dtype in self._dtypes[name]
         if not fits or array.data.device_id != self._ordinal or pointer & _MISALIGNED:
             check_device(name, array.data.device_id, self._ordinal)
-            strides = tuple(stride // array.itemsize for stride in array.strides)
-            self._layout.check(name, array.dtype.name, array.shape, strides, pointer)
+            self._view(array, name)
         return pointer
 
-    def empty_like(self, x: Any) -> Any:
-        y = self._cupy.empty(self._layout.nhwc_shape, dtype=x.dtype)
-        return y if x.strides[-1] == x.itemsize or x.shape != self._layout.nchw_shape else y.transpose(0, 3, 1, 2)
+    def empty_for(self, x: Any) -> Any:
+        view = self._layouts.out_view(self._view(x, "x"))
+        tensor = self._layouts.out.tensor
+        dtype = x.dtype if self._layouts.x.tensor.dtype == tensor.dtype else tensor.storage
+        y = self._cupy.empty(tensor.views[0].shape, dtype=dtype)
+        return y if view.turn is None else y.transpose(view.turn)
+
+    def _view(self, array: Any, name: Name) -> int:
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        return self._layouts.of(name).check(name, array.dtype.name, array.shape, strides, array.data.ptr)
 
     def stream(self) -> int:
         return int(self._current_stream(self._ordinal).ptr)
@@ -190,13 +211,13 @@ class CupyAdapter:
 class ForeignAdapter(CupyAdapter):
     """Any other GPU array, through ``__cuda_array_interface__`` or DLPack; new outputs are CuPy arrays."""
 
-    def pointer(self, array: Any, name: str) -> int:
-        return super().pointer(self._view(array, name), name)
+    def pointer(self, array: Any, name: Name) -> int:
+        return super().pointer(self._array(array, name), name)
 
-    def empty_like(self, x: Any) -> Any:
-        return super().empty_like(self._view(x, "x"))
+    def empty_for(self, x: Any) -> Any:
+        return super().empty_for(self._array(x, "x"))
 
-    def _view(self, array: Any, name: str) -> Any:
+    def _array(self, array: Any, name: str) -> Any:
         if hasattr(array, "__cuda_array_interface__"):
             return self._cupy.asarray(array)
         if not hasattr(array, "__dlpack_device__"):
@@ -209,15 +230,15 @@ class ForeignAdapter(CupyAdapter):
         return self._cupy.from_dlpack(array)
 
 
-def adapter_of(array: Any, layout: Layout, ordinal: int) -> Adapter:
+def adapter_of(array: Any, layouts: Layouts, ordinal: int) -> Adapter:
     """The adapter for arrays of this type."""
     import cupy
 
     torch = loaded_torch()
     if torch is not None and isinstance(array, torch.Tensor):
-        return TorchAdapter(torch, layout, ordinal)
+        return TorchAdapter(torch, layouts, ordinal)
     kind = CupyAdapter if isinstance(array, cupy.ndarray) else ForeignAdapter
-    return kind(cupy, layout, ordinal)
+    return kind(cupy, layouts, ordinal)
 
 
 def loaded_torch() -> Any:
@@ -241,9 +262,10 @@ def check_device(name: str, ordinal: int | None, wanted: int) -> None:
         raise ArrayError(f"{name} must be on the block's device cuda:{wanted}, but it is {place}; copy it there first")
 
 
-def _nchw(values: Ints) -> Ints:
-    batch, height, width, channels = values
-    return (batch, channels, height, width)
+def _in_bytes(layout: Layout) -> dict[Ints, Ints]:
+    """Shapes by strides in bytes."""
+    size = layout.tensor.storage.itemsize
+    return {tuple(size * stride for stride in strides): shape for strides, shape in layout.by_strides.items()}
 
 
 def _same_strides(shape: Ints, strides: Ints, wanted: Ints) -> bool:

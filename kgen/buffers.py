@@ -46,25 +46,26 @@ class Buffers:
         self._case = case
         self._index = np.tile(case.index, copies)
         self.copies = copies
-        self.set_bytes = case.array_bytes
-        self._images = xp.asarray(case.images.view(np.uint16).reshape(len(case.images), -1))
+        self._x_bytes, self._y_bytes = case.problem.x.bytes, case.problem.y.bytes
+        self._images = xp.asarray(case.images.reshape(len(case.images), -1).view(np.uint8))
         self._reference = xp.asarray(case.reference.reshape(len(case.images), -1))
         self._packed = xp.asarray(case.packed)
-        self._x = Guarded(xp, self.set_bytes * copies)
+        self._x = Guarded(xp, self._x_bytes * copies)
         self._weights = Guarded(xp, case.packed.nbytes)
         self._hidden = Guarded(xp, workspace_bytes)
-        self._y = Guarded(xp, self.set_bytes * copies)
+        self._y = Guarded(xp, self._y_bytes * copies)
         self._weights.data[:] = self._packed
         for rows, index in self._chunks():
-            self._images_of(self._x)[rows] = self._images[index]
+            self._inputs()[rows] = self._images[index]
 
     def x(self, copy: int = 0) -> Any:
-        """The 16-bit words of one set's input."""
-        return self._x.data[copy * self.set_bytes : (copy + 1) * self.set_bytes].view(np.uint16)
+        """The bits of one set's input, an unsigned integer each element."""
+        bits = np.dtype(f"u{self._case.images.itemsize}")
+        return self._x.data[copy * self._x_bytes : (copy + 1) * self._x_bytes].view(bits)
 
     def y(self, copy: int = 0) -> Any:
         """The 16-bit words of one set's output."""
-        return self._y.data[copy * self.set_bytes : (copy + 1) * self.set_bytes].view(np.uint16)
+        return self._y.data[copy * self._y_bytes : (copy + 1) * self._y_bytes].view(np.uint16)
 
     @property
     def weights(self) -> Any:
@@ -103,9 +104,9 @@ class Buffers:
         self._case.judge(errors)
         return errors
 
-    def _images_of(self, buffer: Guarded) -> Any:
-        """A buffer of x or y as one row of 16-bit words per image."""
-        return buffer.data.view(np.uint16).reshape(len(self._index), -1)
+    def _inputs(self) -> Any:
+        """x as one row of bytes per image."""
+        return self._x.data.reshape(len(self._index), -1)
 
     def _chunks(self) -> list[tuple[slice, Any]]:
         """Runs of images, each with the index of the distinct image it repeats."""
@@ -114,12 +115,12 @@ class Buffers:
         return [(slice(at, at + step), self._xp.asarray(self._index[at : at + step])) for at in starts]
 
     def _inputs_unchanged(self) -> bool:
-        x = self._images_of(self._x)
+        x = self._inputs()
         same = all(bool((x[rows] == self._images[index]).all()) for rows, index in self._chunks())
         return same and bool((self._weights.data == self._packed).all())
 
     def _errors(self) -> Errors:
-        xp, outputs = self._xp, self._images_of(self._y)
+        xp, outputs = self._xp, self._y.data.view(np.uint16).reshape(len(self._index), -1)
         squares, largest = [], []
         for rows, index in self._chunks():
             difference = _as_float64(xp, outputs[rows], self._case.problem.dtype) - self._reference[index]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kgen.arrays import BlockProblem
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
-from kgen.blocks.layers import STORAGE_DTYPES
 from kgen.errors import VerificationError
+from kgen.tensors import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -43,23 +43,18 @@ class Errors:
 class Case:
     """A problem with seeded weights and inputs.
 
-    A batch is made of few distinct ``images`` (d, height, width, channels): image n of the batch is
-    ``images[index[n]]``, and ``reference`` (float64) holds the truth of the distinct ones only. ``bound`` is the
+    A batch is made of few distinct ``images`` of x, (d, height, width, channels) or in x's order: image n of the batch
+    is ``images[index[n]]``, and ``reference`` (float64) holds the truth of the distinct ones only. ``bound`` is the
     largest error that passes.
     """
 
-    problem: BlockProblem
+    problem: KernelProblem
     folded: Any
     packed: Array
     images: Array
     index: Array
     reference: Array
     bound: Errors
-
-    @property
-    def array_bytes(self) -> int:
-        """Size of x, and of y."""
-        return self.problem.pixels * self.problem.channels * self.images.itemsize
 
     def errors(self, squares: Array, largest: Array, index: Array) -> Errors:
         """Errors from each image's sum of squared differences and largest difference; ``index`` as in the class."""
@@ -83,14 +78,13 @@ class Case:
                 )
 
 
-def make_case(problem: BlockProblem, seed: int = 0) -> Case:
+def make_case(problem: KernelProblem, seed: int = 0) -> Case:
     """A case with random weights and normally distributed inputs; equal seeds give equal cases."""
     rng = np.random.default_rng(seed)
     block = family(problem.family)
     folded = block.fold(problem, block.Weights.random(problem, seed))
     distinct = _distinct_images(problem)
-    shape = (distinct, problem.height, problem.width, problem.channels)
-    images = rng.standard_normal(shape, dtype=np.float32).astype(STORAGE_DTYPES[problem.dtype])
+    images = _random(rng, (distinct, *problem.x.views[0].shape[1:]), problem.x)
     # Every distinct image occurs, in random order, so that neighbours differ and a mixed-up image shows.
     index = np.concatenate([np.arange(distinct), rng.integers(0, distinct, problem.batch - distinct)])
     rng.shuffle(index)
@@ -103,12 +97,18 @@ cached_case = lru_cache(maxsize=4)(make_case)
 """The case, kept for the candidates that follow."""
 
 
-def _distinct_images(problem: BlockProblem) -> int:
+def _random(rng: np.random.Generator, shape: tuple[int, ...], x: Tensor) -> Array:
+    if x.dtype == "uint8":
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return rng.standard_normal(shape, dtype=np.float32).astype(x.storage)
+
+
+def _distinct_images(problem: KernelProblem) -> int:
     affordable = int(_REFERENCE_FLOPS * problem.batch / problem.flops)
     return min(problem.batch, max(2, min(_DISTINCT_IMAGES, affordable)))
 
 
-def _bound(problem: BlockProblem, truth: Array, by_layer: Array, index: Array) -> Errors:
+def _bound(problem: KernelProblem, truth: Array, by_layer: Array, index: Array) -> Errors:
     """Twice the layered computation's error, or what rounding the truth once may cost where that is more.
 
     The latter binds for a handful of elements only, whose layered errors can be small by luck: a correctly rounded

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from kgen.arrays import Layout, loaded_torch
+from kgen.arrays import KernelProblem, Name, layouts_of, loaded_torch
 from kgen.blocks import family
 from kgen.errors import ArrayError
 
@@ -17,10 +17,11 @@ Array = np.ndarray[Any, Any]
 class HostForward:
     """The block in float32 NumPy. Shape, dtype, layout and alignment are checked as on a GPU."""
 
-    def __init__(self, layout: Layout, folded: Any) -> None:
-        self._layout = layout
+    def __init__(self, problem: KernelProblem, folded: Any) -> None:
+        self._problem = problem
+        self._layouts = layouts_of(problem)
         self._folded = folded
-        self._forward = family(layout.problem.family).float32_forward
+        self._forward = family(problem.family).float32_forward
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Compute into ``out``, or into a new array of x's kind.
@@ -29,25 +30,32 @@ class HostForward:
             ArrayError: x or out breaks a rule.
         """
         torch = loaded_torch()
-        is_tensor = torch is not None and isinstance(x, torch.Tensor)
-        source = self._nhwc(x, "x")
+        source, view = self._in_order(x, "x")
         if out is None:
-            out = torch.empty_like(x) if is_tensor else np.empty_like(np.asarray(x))
+            out = self._new(x, view)
         elif not isinstance(out, np.ndarray if torch is None else (np.ndarray, torch.Tensor)):
             raise ArrayError(f"out must be a NumPy array or a PyTorch tensor, but got {type(out).__name__}; convert it")
-        target = self._nhwc(out, "out")
-        self._layout.check_apart(source.ctypes.data, target.ctypes.data)
-        target[...] = self._forward(self._layout.problem, self._folded, source)
+        target, _ = self._in_order(out, "out")
+        self._layouts.check_apart(source.ctypes.data, target.ctypes.data)
+        target[...] = self._forward(self._problem, self._folded, source)
         return out
 
-    def _nhwc(self, array: Any, name: str) -> Array:
-        """A view of the array as (batch, height, width, channels) in the problem's dtype."""
-        view = _numpy_view(array, name)
-        strides = tuple(stride // view.itemsize for stride in view.strides)
-        presented_nchw = self._layout.check(name, view.dtype.name, view.shape, strides, view.ctypes.data)
-        if self._layout.problem.dtype == "bfloat16":
-            view = view.view(ml_dtypes.bfloat16)
-        return view.transpose(0, 2, 3, 1) if presented_nchw else view
+    def _new(self, x: Any, x_view: int) -> Any:
+        torch, view, tensor = loaded_torch(), self._layouts.out_view(x_view), self._problem.y
+        if torch is not None and isinstance(x, torch.Tensor):
+            return torch.empty_strided(view.shape, view.strides, dtype=getattr(torch, tensor.dtype))
+        y = np.empty(
+            tensor.views[0].shape, np.asarray(x).dtype if tensor.dtype == self._problem.x.dtype else tensor.storage
+        )
+        return y if view.turn is None else y.transpose(view.turn)
+
+    def _in_order(self, array: Any, name: Name) -> tuple[Array, int]:
+        """The array in the order of its memory and in the tensor's dtype, and which of the tensor's views it was."""
+        tensor, given = self._layouts.of(name).tensor, _numpy_view(array, name)
+        strides = tuple(stride // given.itemsize for stride in given.strides)
+        view = self._layouts.of(name).check(name, given.dtype.name, given.shape, strides, given.ctypes.data)
+        turn = tensor.views[view].turn
+        return (given if turn is None else given.transpose(np.argsort(turn))).view(tensor.storage), view
 
 
 def _numpy_view(array: Any, name: str) -> Array:

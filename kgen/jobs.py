@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from kgen.arrays import BlockProblem
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
 from kgen.cases import cached_case
 from kgen.compile import Cubin
@@ -34,7 +34,7 @@ class Outcome(str, Enum):
 class Job:
     """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels."""
 
-    problem: BlockProblem
+    problem: KernelProblem
     config: Config
     device: Device
     cubin: Cubin

@@ -63,7 +63,7 @@ def measure(case: Case, loaded: LoadedProgram) -> tuple[Timing, Errors]:
 
     verify_on_gpu(case, loaded)
     with cupy.cuda.Device(loaded.ordinal):
-        copies = rotation(2 * case.array_bytes, loaded.program.device.l2_bytes)
+        copies = rotation(case.problem.x.bytes + case.problem.y.bytes, loaded.program.device.l2_bytes)
         buffers = Buffers(cupy, case, loaded.program.workspace_bytes, copies)
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()

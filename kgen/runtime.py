@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from kgen.arrays import Adapter, BlockProblem, Layout, adapter_of
+from kgen.arrays import Adapter, KernelProblem, adapter_of, layouts_of
 from kgen.blocks import family
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import Device, find_device, local_devices
@@ -33,7 +33,7 @@ class Block:
     ``out`` must not overlap x. It is for inference: gradients do not flow through it.
     """
 
-    def __init__(self, problem: BlockProblem, device: Device, config: Config | None) -> None:
+    def __init__(self, problem: KernelProblem, device: Device, config: Config | None) -> None:
         self.problem = problem
         self.device = device
         self.config = config
@@ -59,13 +59,13 @@ class GpuBlock(Block):
     them: its calls must be ordered, as they are on one stream. To run on several streams at once, load a block each.
     """
 
-    def __init__(self, problem: BlockProblem, config: Config, program: Program, cubin: Cubin, packed: Any) -> None:
+    def __init__(self, problem: KernelProblem, config: Config, program: Program, cubin: Cubin, packed: Any) -> None:
         import cupy
 
         super().__init__(problem, program.device, config)
         self.program = program
         self._loaded = LoadedProgram(program, cubin)
-        self._layout = Layout(problem)
+        self._layouts = layouts_of(problem)
         self._adapters: dict[type, Adapter] = {}
         with cupy.cuda.Device(self._loaded.ordinal):
             self._weights = cupy.asarray(packed)
@@ -79,31 +79,31 @@ class GpuBlock(Block):
         adapter = self._adapters.get(type(x)) or self._adapter(x)
         x_pointer = adapter.pointer(x, "x")
         if out is None:
-            out = adapter.empty_like(x)
+            out = adapter.empty_for(x)
         y_pointer = (self._adapters.get(type(out)) or self._adapter(out)).pointer(out, "out")
-        self._layout.check_apart(x_pointer, y_pointer)
+        self._layouts.check_apart(x_pointer, y_pointer)
         self._loaded.launch(
             x_pointer, self._weights_pointer, self._hidden_pointer, y_pointer, self.problem.batch, adapter.stream()
         )
         return out
 
     def _adapter(self, array: Any) -> Adapter:
-        adapter = self._adapters[type(array)] = adapter_of(array, self._layout, self._loaded.ordinal)
+        adapter = self._adapters[type(array)] = adapter_of(array, self._layouts, self._loaded.ordinal)
         return adapter
 
 
 class HostBlock(Block):
     """A block on a machine without a GPU: float32 NumPy on NumPy arrays and PyTorch's CPU tensors."""
 
-    def __init__(self, problem: BlockProblem, device: Device, folded: Any) -> None:
+    def __init__(self, problem: KernelProblem, device: Device, folded: Any) -> None:
         super().__init__(problem, device, None)
-        self._forward = HostForward(Layout(problem), folded)
+        self._forward = HostForward(problem, folded)
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         return self._forward(x, out)
 
 
-def load(problem: BlockProblem, weights: Any, *, device: str | None = None, folder: Path | None = None) -> Block:
+def load(problem: KernelProblem, weights: Any, *, device: str | None = None, folder: Path | None = None) -> Block:
     """The block for a problem, with the best tuned config there is for the device, ready to run.
 
     ``weights`` are the family's, such as :class:`~kgen.blocks.convfirst.weights.ConvFirstWeights`.
@@ -133,7 +133,7 @@ def load(problem: BlockProblem, weights: Any, *, device: str | None = None, fold
     return GpuBlock(problem, config, program, cubin, block.pack(problem, folded))
 
 
-def _config(problem: BlockProblem, device: Device, folder: Path | None) -> Config:
+def _config(problem: KernelProblem, device: Device, folder: Path | None) -> Config:
     """The best config known for the problem; whatever it falls short of is told."""
     found = lookup(problem, device, folder)
     if found is None:

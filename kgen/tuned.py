@@ -113,13 +113,8 @@ def _rank(found: Lookup) -> tuple[bool, bool, float, int, tuple[object, ...]]:
 
 
 def _distance(one: TunedProblem, other: TunedProblem) -> float:
-    """Euclidean distance of log2 (channels, pixels of an image, batch, expansion)."""
-
-    def coordinates(problem: TunedProblem) -> tuple[float, ...]:
-        sizes = (problem.channels, problem.height * problem.width, problem.batch, problem.expansion)
-        return tuple(math.log2(size) for size in sizes)
-
-    return math.dist(coordinates(one), coordinates(other))
+    """Euclidean distance of the sizes' log2."""
+    return math.dist([math.log2(size) for size in one.sizes], [math.log2(size) for size in other.sizes])
 
 
 def _feasible(found: Lookup, device: Device) -> bool:

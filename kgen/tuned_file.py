@@ -35,15 +35,7 @@ class TunedProblem(Problem, Protocol):
     family: ClassVar[str]
 
     @property
-    def batch(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def expansion(self) -> float: ...
+    def sizes(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -121,8 +113,7 @@ class TunedFile:
 
 def order(problem: TunedProblem) -> tuple[object, ...]:
     """A total order of the problems of one family."""
-    shape = (problem.channels, problem.height, problem.width, problem.expansion, problem.batch)
-    return (*shape, json.dumps(problem.to_json(), sort_keys=True))
+    return (*problem.sizes, json.dumps(problem.to_json(), sort_keys=True))
 
 
 def load_file(path: Path) -> TunedFile:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kgen.arrays import BlockProblem
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
 from kgen.buffers import Buffers
 from kgen.cases import Case, Errors, cached_case
@@ -60,7 +60,7 @@ def verify_in_emulator(
     return buffers.check()
 
 
-def smaller_program(problem: BlockProblem, config: Config, device: Device) -> tuple[BlockProblem, Program]:
+def smaller_program(problem: KernelProblem, config: Config, device: Device) -> tuple[KernelProblem, Program]:
     """The problem and program to emulate in place of the asked one: a smaller batch, on a GPU of one SM.
 
     Height, width and channels are compiled into the kernel and stay. The batch is the smallest with a few tiles, the
@@ -79,7 +79,7 @@ def smaller_program(problem: BlockProblem, config: Config, device: Device) -> tu
     return (partial or enough)[0]
 
 
-def check_in_emulator(problem: BlockProblem, config: Config, device: Device, *, seed: int = 0) -> Errors:
+def check_in_emulator(problem: KernelProblem, config: Config, device: Device, *, seed: int = 0) -> Errors:
     """Render and compile the very source that the GPU would run, and verify it in the emulator.
 
     The batch may be cut, as :func:`smaller_program` says.
@@ -97,7 +97,7 @@ def check_in_emulator(problem: BlockProblem, config: Config, device: Device, *, 
     return verify_in_emulator(cached_case(smaller), program, library, seed=seed)
 
 
-def _with_batch(problem: Any, batch: int, config: Config, device: Device) -> tuple[BlockProblem, Program]:
+def _with_batch(problem: Any, batch: int, config: Config, device: Device) -> tuple[KernelProblem, Program]:
     smaller = replace(problem, batch=batch)
     return smaller, family(problem.family).plan(smaller, config, device)
 

@@ -38,7 +38,7 @@ def test_a_correct_output_passes(dtype, copies):
 def test_sets_are_neighbours_in_memory_and_aligned():
     _, buffers = filled(copies=3)
     firsts = [buffers.pointers(copy)[0] for copy in range(3)]
-    assert np.diff(firsts).tolist() == [buffers.set_bytes] * 2
+    assert np.diff(firsts).tolist() == [buffers.x(0).nbytes] * 2
     assert all(pointer % 16 == 0 for copy in range(3) for pointer in buffers.pointers(copy))
 
 

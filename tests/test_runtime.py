@@ -26,7 +26,7 @@ STORAGE = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloa
 
 
 def image(problem=PROBLEM, seed=3):
-    return np.random.default_rng(seed).standard_normal(problem.shape).astype(STORAGE[problem.dtype])
+    return np.random.default_rng(seed).standard_normal(problem.x.shape).astype(STORAGE[problem.dtype])
 
 
 def assert_right(problem, x, y):
@@ -52,11 +52,11 @@ class TestHost(OnTheHost):
         problem = replace(PROBLEM, dtype=dtype)
         x = image(problem)
         y = load(problem, WEIGHTS)(x)
-        assert (type(y), y.dtype, y.shape) == (np.ndarray, STORAGE[dtype], problem.shape)
+        assert (type(y), y.dtype, y.shape) == (np.ndarray, STORAGE[dtype], problem.x.shape)
         assert_right(problem, x, y)
 
     def test_out_is_filled_and_returned(self):
-        block, x, out = load(PROBLEM, WEIGHTS), image(), np.full(PROBLEM.shape, np.nan, np.float16)
+        block, x, out = load(PROBLEM, WEIGHTS), image(), np.full(PROBLEM.x.shape, np.nan, np.float16)
         assert block(x, out=out) is out
         np.testing.assert_array_equal(out, block(x))
 
@@ -105,7 +105,7 @@ class TestHost(OnTheHost):
         with pytest.raises(ArrayError, match="out must not share memory with x"):
             block(x, out=x)
         with pytest.raises(ArrayError, match="out must have dtype float16"):
-            block(x, out=np.empty(PROBLEM.shape, np.float32))
+            block(x, out=np.empty(PROBLEM.x.shape, np.float32))
         with pytest.raises(ArrayError, match="out must be a NumPy array or a PyTorch tensor, but got list"):
             block(x, out=[0])
 
@@ -278,7 +278,7 @@ class TestGpu:
     def test_out_is_filled_without_allocating(self, cupy):
         block, x = load(PROBLEM, WEIGHTS), cupy.asarray(image())
         want = block(x)
-        out = cupy.full(PROBLEM.shape, cupy.nan, dtype=np.float16)
+        out = cupy.full(PROBLEM.x.shape, cupy.nan, dtype=np.float16)
         pool = cupy.get_default_memory_pool()
         before = pool.used_bytes(), pool.total_bytes()
         assert block(x, out=out) is out
@@ -308,7 +308,7 @@ class TestGpu:
 
     def test_a_cpu_tensor_is_refused(self, torch):
         with pytest.raises(ArrayError, match="it is in host memory"):
-            load(PROBLEM, WEIGHTS)(torch.zeros(PROBLEM.shape, dtype=torch.float16))
+            load(PROBLEM, WEIGHTS)(torch.zeros(PROBLEM.x.shape, dtype=torch.float16))
 
     def test_cupy_capture_replays(self, cupy):
         block = load(PROBLEM, WEIGHTS)

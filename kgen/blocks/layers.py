@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from kgen.errors import WeightsError
+from kgen.tensors import DTYPES
 
 Array = npt.NDArray[Any]
 
-STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+STORAGE_DTYPES: dict[str, np.dtype[Any]] = {name: DTYPES[name] for name in ("float16", "bfloat16")}
 
 
 @dataclass(frozen=True, eq=False)

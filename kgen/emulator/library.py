@@ -111,10 +111,10 @@ class HostLibrary:
                 f"the source must define the kernel it is asked for, but has no {symbol}; check the symbol"
             ) from None
         buffers = (
-            _buffer("x", x, 2, writable=False),
-            _buffer("weights", weights, 1, writable=False),
-            _buffer("hidden", hidden, None, writable=True),
-            _buffer("y", y, 2, writable=True),
+            _buffer("x", x, (1, 2), writable=False),
+            _buffer("weights", weights, (1,), writable=False),
+            _buffer("hidden", hidden, (), writable=True),
+            _buffer("y", y, (2,), writable=True),
         )
         launch = _Launch(
             symbol=symbol.encode(),
@@ -188,13 +188,13 @@ def _check_launch(grid: int, threads: int, cluster: int, shared_bytes: int, comp
         raise EmulatorError(f"completion must be 'late' or 'random', but got {completion!r}; choose one of them")
 
 
-def _buffer(name: str, array: Array | None, itemsize: int | None, *, writable: bool) -> _Buffer:
+def _buffer(name: str, array: Array | None, sizes: tuple[int, ...], *, writable: bool) -> _Buffer:
+    """A kernel's argument, whose elements have one of ``sizes`` in bytes, or any if there are none."""
     if array is None:
         return _Buffer(name=name.encode(), base=None, bytes=0, writable=writable)
-    if itemsize is not None and array.dtype.itemsize != itemsize:
-        raise ArrayError(
-            f"{name} must have elements of {itemsize} bytes, but has dtype {array.dtype}; convert it first"
-        )
+    if sizes and array.dtype.itemsize not in sizes:
+        wanted = " or ".join(map(str, sizes))
+        raise ArrayError(f"{name} must have elements of {wanted} bytes, but has dtype {array.dtype}; convert it first")
     if not array.flags.c_contiguous:
         raise ArrayError(
             f"{name} must be C-contiguous, but has strides {array.strides}; pass np.ascontiguousarray({name})"

@@ -52,7 +52,7 @@ def refusal(**fields: Any) -> str:
 def test_any_legal_problem_has_whole_hidden_channels_and_round_trips_through_json(problem: ConvFirst) -> None:
     assert problem.hidden % 16 == 0
     assert math.isclose(problem.hidden, problem.expansion * problem.channels)
-    assert problem.shape == (problem.batch, problem.height, problem.width, problem.channels)
+    assert problem.x.shape == (problem.batch, problem.height, problem.width, problem.channels)
     again = ConvFirst(**json.loads(json.dumps(problem.to_json())))
     assert again == problem
     assert hash(again) == hash(problem)

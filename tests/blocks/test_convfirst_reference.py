@@ -62,7 +62,7 @@ def by_loops(problem: ConvFirst, folded: FoldedWeights, x: np.ndarray, rounded: 
 
 def case(problem: ConvFirst, images: int | None = None, seed: int = 0) -> tuple[FoldedWeights, np.ndarray]:
     rng = np.random.default_rng(seed)
-    shape = (problem.batch if images is None else images, *problem.shape[1:])
+    shape = (problem.batch if images is None else images, *problem.x.shape[1:])
     x = rng.standard_normal(shape).astype(storage_dtype(problem))
     return fold(problem, ConvFirstWeights.random(problem, seed=seed)), x
 

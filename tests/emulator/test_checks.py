@@ -272,7 +272,7 @@ def test_library_works_after_errors(library: HostLibrary, launch: Launch) -> Non
         ({"grid": 0}, EmulatorError, "grid must be"),
         ({"shared_bytes": 6}, EmulatorError, "shared_bytes must be"),
         ({"completion": "early"}, EmulatorError, "completion must be"),
-        ({"x": np.zeros(8, np.float32)}, ArrayError, "x must have elements of 2 bytes"),
+        ({"x": np.zeros(8, np.float32)}, ArrayError, "x must have elements of 1 or 2 bytes"),
         ({"weights": np.zeros((8, 8), np.uint8)[:, ::2]}, ArrayError, "weights must be C-contiguous"),
         ({"y": np.zeros(64, np.float16)[1:]}, ArrayError, "y must start at a multiple of 16 bytes"),
         ({"y": np.frombuffer(bytes(64), np.float16)}, ArrayError, "y must"),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from kgen.errors import ProblemError
+from kgen.tensors import Tensor
 
 Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "identity"]
 DType = Literal["float16", "bfloat16"]
@@ -100,9 +101,17 @@ class ConvFirst:
         return 1 if self.matmul == "float8" else 2
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Shape of x and y: (batch, height, width, channels)."""
-        return (self.batch, self.height, self.width, self.channels)
+    def x(self) -> Tensor:
+        return Tensor((self.batch, self.height, self.width, self.channels), self.dtype)
+
+    @property
+    def y(self) -> Tensor:
+        return self.x
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """By whose ratios problems are near each other: channels, pixels of an image, batch, expansion."""
+        return (self.channels, self.height * self.width, self.batch, self.expansion)
 
     @property
     def flops(self) -> int:
