@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kgen.blocks.activations import erf
 from kgen.blocks.convfirst.float8 import quantise, to_e4m3
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.reference import erf, float32_forward, layered, reference
+from kgen.blocks.convfirst.reference import float32_forward, layered, reference
 from kgen.blocks.convfirst.weights import ConvFirstWeights, FoldedWeights, fold, storage_dtype
 from kgen.errors import ArrayError, WeightsError
 

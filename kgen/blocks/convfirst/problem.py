@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+from kgen.blocks.activations import Activation
+from kgen.blocks.requirements import check_choice, check_positive
 from kgen.errors import ProblemError
 from kgen.tensors import Tensor
 
-Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "identity"]
 DType = Literal["float16", "bfloat16"]
 Matmul = Literal["storage", "float8"]
 
@@ -50,9 +51,7 @@ class ConvFirst:
 
     def __post_init__(self) -> None:
         for name in ("batch", "height", "width", "channels"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ProblemError(f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+            check_positive(name, getattr(self, name))
         if self.channels % 16 or self.channels > MAX_CHANNELS:
             nearest = max(16, min((self.channels + 8) // 16 * 16, MAX_CHANNELS))
             raise ProblemError(
@@ -60,11 +59,11 @@ class ConvFirst:
                 f"the nearest legal value is {nearest}"
             )
         self._check_expansion()
-        _check_choice("activation", self.activation, get_args(Activation))
-        _check_choice("dtype", self.dtype, get_args(DType))
+        check_choice("activation", self.activation, get_args(Activation))
+        check_choice("dtype", self.dtype, get_args(DType))
         if not isinstance(self.residual, bool):
             raise ProblemError(f"residual must be True or False, but got residual={self.residual!r}; pass a bool")
-        _check_choice("matmul", self.matmul, get_args(Matmul))
+        check_choice("matmul", self.matmul, get_args(Matmul))
         if self.matmul == "float8" and (self.channels % FLOAT8_UNIT or self.hidden % FLOAT8_UNIT):
             raise ProblemError(
                 f"channels and hidden channels must be multiples of {FLOAT8_UNIT} with matmul='float8', but got "
@@ -141,8 +140,3 @@ class ConvFirst:
         shape = f"batch {self.batch}, {self.height}x{self.width}, {self.channels} channels"
         tail = ("" if self.residual else ", no residual") + (", float8 matmuls" if self.matmul == "float8" else "")
         return f"convfirst({shape}, expansion {self.expansion:g}, {self.activation}, {self.dtype}{tail})"
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ProblemError(f"{name} must be one of {', '.join(choices)}, but got {name}={value!r}; choose one of them")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import gcd
 
 from kgen.blocks.convfirst.config import ClusterConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 
 _WEIGHT_BARRIERS = 4
 

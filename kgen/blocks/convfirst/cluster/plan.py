@@ -5,9 +5,9 @@ from __future__ import annotations
 from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry
 from kgen.blocks.convfirst.cluster.rules import check
 from kgen.blocks.convfirst.config import ClusterConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 from kgen.blocks.convfirst.stages import CONV_A_BYTES, STORAGE, activate_stage, conv_stage, matmul_stage
+from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 

@@ -7,9 +7,10 @@ from typing import get_args
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry, PartialMatmul
 from kgen.blocks.convfirst.config import ClusterConfig
-from kgen.blocks.convfirst.layout import ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
+from kgen.blocks.convfirst.requirements import storage_matmuls
+from kgen.blocks.layout import ceil_div
+from kgen.blocks.requirements import divides, multiple, require
 from kgen.devices import Device
 
 MAX_CLUSTER = 8

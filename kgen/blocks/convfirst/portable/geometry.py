@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
+from kgen.blocks.pointwise import PointwiseGeometry
 
 
 @dataclass(frozen=True)
@@ -138,59 +139,6 @@ class MainGeometry:
         rows = 4 * self.conv_loads if self.config.conv_reuse == "rows" else 4 * self.m_tiles
         conv = pairs * (20 + 2 * rows + 8 * self.m_tiles) + self.conv_loads + output // 2
         return conv if self.conv_only else max(output + held + chunks + operands, conv)
-
-
-@dataclass(frozen=True)
-class PointwiseGeometry:
-    """A pointwise kernel beyond the fusion boundary: a matmul over flat pixels, ``inputs`` to ``channels``."""
-
-    symbol: str
-    total_pixels: int
-    inputs: int
-    channels: int
-    split: int
-    pixels: int
-    warps_m: int
-    warps_n: int
-    warps_k: int
-    chunk: int
-    stages: int
-
-    @property
-    def warps(self) -> int:
-        return self.warps_m * self.warps_n * self.warps_k
-
-    @property
-    def m_tiles(self) -> int:
-        return self.pixels // (16 * self.warps_m)
-
-    @property
-    def outputs(self) -> int:
-        """Output channels of one work item."""
-        return self.channels // self.split
-
-    @property
-    def blocks(self) -> int:
-        """16-channel blocks of the output that one warp computes."""
-        return self.outputs // 16 // self.warps_n
-
-    @property
-    def steps(self) -> int:
-        return self.inputs // self.chunk
-
-    @property
-    def items(self) -> int:
-        return ceil_div(self.total_pixels, self.pixels) * self.split
-
-    @property
-    def shared_bytes(self) -> int:
-        slot = self.pixels * pitch_bytes(self.chunk) + 2 * self.chunk * self.outputs
-        partial_sums = (self.warps_k - 1) * self.pixels * self.outputs * 4
-        return self.stages * slot + self.pixels * pitch_bytes(self.outputs) + partial_sums
-
-    @property
-    def accumulators(self) -> int:
-        return 8 * self.m_tiles * self.blocks + 4 * self.m_tiles + 4
 
 
 def pointwise_kernels(problem: ConvFirst, config: PortableConfig) -> tuple[PointwiseGeometry, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES
-from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
-from kgen.blocks.convfirst.portable.rules import check, ctas_per_sm
+from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
+from kgen.blocks.convfirst.portable.rules import check
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 from kgen.blocks.convfirst.stages import STORAGE, conv_stage, special_operations
+from kgen.blocks.layout import CONV_PAIR_BYTES
+from kgen.blocks.pointwise import PointwiseGeometry, pointwise_stages
+from kgen.blocks.resources import ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 
@@ -220,24 +222,9 @@ def _pointwise_kernel(
 ) -> KernelPlan:
     # It could begin early on sm_90, but at batch 1 that cost 1.5 us of 10 to 15: see docs/performance.md.
     ctas = max(1, ctas_per_sm(layer.shared_bytes, 32 * layer.warps, device))
-    weight_bytes = 2 * layer.inputs * layer.outputs
-    input_bytes = 2 * layer.pixels * layer.inputs
-    loads = layer.items * (input_bytes + weight_bytes)
+    name = layer.symbol.removeprefix("convfirst_")
+    load, matmul = pointwise_stages(name, layer, 2 * problem.pixels * layer.inputs if in_dram else 0)
     outputs = layer.items * layer.pixels * layer.outputs
-    load = Stage(
-        "load input and weights",
-        "load",
-        dram_bytes=(2 * problem.pixels * layer.inputs if in_dram else 0) + 2 * layer.inputs * layer.channels,
-        l2_bytes=loads,
-        shared_bytes=loads,
-    )
-    matmul = Stage(
-        layer.symbol.removeprefix("convfirst_"),
-        "matmul",
-        flops=2 * problem.pixels * layer.inputs * layer.channels,
-        issued_flops=layer.items * 2 * layer.pixels * layer.inputs * layer.outputs,
-        shared_bytes=layer.items * (layer.warps_n * input_bytes + layer.warps_m * weight_bytes),
-    )
     last = layer.symbol == "convfirst_project"
     return KernelPlan(
         symbol=layer.symbol,

@@ -6,16 +6,15 @@ from typing import get_args
 
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.portable.geometry import MainGeometry, PointwiseGeometry, pointwise_kernels
+from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
+from kgen.blocks.convfirst.requirements import storage_matmuls
+from kgen.blocks.pointwise import check_pointwise
+from kgen.blocks.requirements import divides, multiple, require
+from kgen.blocks.resources import check_resources
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
-REGISTER_OVERHEAD = 24
-"""Registers a thread needs for addresses and counters at the least; what the compiler then spills, its log tells."""
-_CTA_RESERVED_BYTES = 1024
-"""Shared memory the driver keeps per CTA on compute capability 8.0 and later (CUDA programming guide)."""
 _CHOICES = {
     "boundary": get_args(options.Boundary),
     "weights": get_args(options.WeightResidency),
@@ -34,14 +33,9 @@ def check(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     _check_tile(problem, config, main)
     _check_channels(problem, config, main)
     _check_split(config)
-    _check_resources("", main.warps, main.shared_bytes, main.accumulators, config.ctas_per_sm, device)
+    check_resources("", main.warps, main.shared_bytes, main.accumulators, config.ctas_per_sm, device)
     for kernel in pointwise_kernels(problem, config):
-        _check_pointwise(kernel, device)
-
-
-def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
-    """CTAs that fit on one SM by shared memory and threads."""
-    return min(device.shared_per_sm_bytes // (shared_bytes + _CTA_RESERVED_BYTES), device.threads_per_sm // threads)
+        check_pointwise("project_", kernel, device)
 
 
 def _check_values(config: PortableConfig) -> None:
@@ -134,49 +128,3 @@ def _check_split(config: PortableConfig) -> None:
             f"{name} must be {value!r} when boundary='layers', which has no use for it, but got "
             f"{name}={getattr(config, name)!r}; set it so",
         )
-
-
-def _check_pointwise(kernel: PointwiseGeometry, device: Device) -> None:
-    fragment = 16 * kernel.warps_m
-    require(
-        kernel.pixels % fragment == 0,
-        "project_pixels",
-        f"project_pixels must be a multiple of 16 * project_warps_m = {fragment}, but got "
-        f"project_pixels={kernel.pixels}; use {-(-kernel.pixels // fragment) * fragment}",
-    )
-    multiple("project_chunk", kernel.chunk, 16 * kernel.warps_k)
-    divides("project_chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
-    divides("project_warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
-    _check_resources("project_", kernel.warps, kernel.shared_bytes, kernel.accumulators, 1, device)
-
-
-def _check_resources(
-    prefix: str, warps: int, shared_bytes: int, accumulators: int, wanted_ctas: int, device: Device
-) -> None:
-    threads = 32 * warps
-    require(
-        threads <= 1024,
-        f"{prefix}threads",
-        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
-    )
-    require(
-        shared_bytes <= device.shared_per_cta_bytes,
-        f"{prefix}shared_memory",
-        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
-        f"needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
-    )
-    resident = ctas_per_sm(shared_bytes, threads, device)
-    require(
-        wanted_ctas <= resident,
-        "ctas_per_sm",
-        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
-        f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
-    )
-    limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
-    needed = accumulators + REGISTER_OVERHEAD
-    require(
-        needed <= limit,
-        f"{prefix}registers",
-        f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config needs "
-        f"about {needed}; use fewer pixels or chunks a warp, or more warps",
-    )

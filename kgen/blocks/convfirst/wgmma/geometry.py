@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kgen.blocks.convfirst.config import WgmmaFusedConfig, WgmmaLayersConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
+from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 
 CORE_BLOCK = 64
 """Pixels of a block of core matrices, the unit of tensors between the layers' kernels; channels are in multiples of

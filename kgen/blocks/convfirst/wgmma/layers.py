@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kgen.blocks.convfirst.config import WgmmaLayersConfig
-from kgen.blocks.convfirst.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
 from kgen.blocks.convfirst.wgmma.geometry import (
@@ -18,6 +17,7 @@ from kgen.blocks.convfirst.wgmma.geometry import (
     matmul_kernels,
 )
 from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
+from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage, Unit
 

@@ -8,7 +8,7 @@ from typing import get_args
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.requirements import divides, multiple, require, storage_matmuls
+from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.convfirst.wgmma.geometry import (
     CORE_BLOCK,
     ConvGeometry,
@@ -19,6 +19,7 @@ from kgen.blocks.convfirst.wgmma.geometry import (
     entry_registers,
     matmul_kernels,
 )
+from kgen.blocks.requirements import divides, multiple, require
 from kgen.devices import Device
 
 ARCH = "sm_90"

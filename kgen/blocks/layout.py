@@ -1,4 +1,4 @@
-"""Sizes that all convfirst kernels share."""
+"""Sizes that the kernels of all families share."""
 
 from __future__ import annotations
 

@@ -1,0 +1,61 @@
+"""Rules that problems and configs obey; each failure names its rule, the values and the next step."""
+
+from __future__ import annotations
+
+from kgen.errors import InfeasibleError, ProblemError
+
+
+def require(holds: bool, rule: str, message: str) -> None:
+    """Raise InfeasibleError for ``rule`` unless it holds."""
+    if not holds:
+        raise InfeasibleError(rule, message)
+
+
+def divides(name: str, part: int, whole: int, whole_name: str) -> None:
+    """The rule that ``part``, field ``name``, divides ``whole``."""
+    if whole % part == 0:
+        return
+    of_16 = [n for n in range(16, whole + 1, 16) if whole % n == 0] if part >= 16 else []
+    choices = _listed(of_16 or _divisors(whole))
+    raise InfeasibleError(
+        name, f"{name} must divide {whole_name} ({whole}), but got {name}={part}; choose from {choices}"
+    )
+
+
+def _divisors(whole: int) -> list[int]:
+    return [n for n in range(1, whole + 1) if whole % n == 0]
+
+
+def _listed(values: list[int]) -> str:
+    shown = ", ".join(map(str, values[:12]))
+    return f"({shown}, ...)" if len(values) > 12 else f"({shown})"
+
+
+def multiple(name: str, value: int, unit: int) -> None:
+    """The rule that ``value``, field ``name``, is a multiple of ``unit``."""
+    require(
+        value % unit == 0,
+        name,
+        f"{name} must be a multiple of {unit}, but got {name}={value}; use {unit}",
+    )
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """The rule that a problem's field is one of ``choices``.
+
+    Raises:
+        ProblemError: it is not.
+    """
+    if value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise ProblemError(f"{name} must be one of {listed}, but got {name}={value!r}; choose one of them")
+
+
+def check_positive(name: str, value: object) -> None:
+    """The rule that a problem's field is a positive integer.
+
+    Raises:
+        ProblemError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ProblemError(f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")

@@ -1,0 +1,49 @@
+"""What a CTA may take of an SM, by rules that the kernels of all families obey."""
+
+from __future__ import annotations
+
+from kgen.blocks.requirements import require
+from kgen.devices import Device
+
+REGISTER_OVERHEAD = 24
+"""Registers a thread needs for addresses and counters at the least; what the compiler then spills, its log tells."""
+_CTA_RESERVED_BYTES = 1024
+"""Shared memory the driver keeps per CTA on compute capability 8.0 and later (CUDA programming guide)."""
+
+
+def ctas_per_sm(shared_bytes: int, threads: int, device: Device) -> int:
+    """CTAs that fit on one SM by shared memory and threads."""
+    return min(device.shared_per_sm_bytes // (shared_bytes + _CTA_RESERVED_BYTES), device.threads_per_sm // threads)
+
+
+def check_resources(
+    prefix: str, warps: int, shared_bytes: int, accumulators: int, wanted_ctas: int, device: Device
+) -> None:
+    """Raise InfeasibleError unless ``wanted_ctas`` fit an SM; ``prefix`` begins the names of the kernel's fields."""
+    threads = 32 * warps
+    require(
+        threads <= 1024,
+        f"{prefix}threads",
+        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
+    )
+    require(
+        shared_bytes <= device.shared_per_cta_bytes,
+        f"{prefix}shared_memory",
+        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
+        f"needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
+    )
+    resident = ctas_per_sm(shared_bytes, threads, device)
+    require(
+        wanted_ctas <= resident,
+        "ctas_per_sm",
+        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
+        f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
+    )
+    limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
+    needed = accumulators + REGISTER_OVERHEAD
+    require(
+        needed <= limit,
+        f"{prefix}registers",
+        f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config needs "
+        f"about {needed}; use fewer pixels or chunks a warp, or more warps",
+    )
