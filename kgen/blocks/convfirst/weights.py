@@ -10,6 +10,14 @@ import numpy as np
 from kgen.blocks.convfirst.float8 import Float8Weights, quantise
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, as_array, rounded
+from kgen.blocks.packing import (
+    WORD,
+    bits,
+    pack_inner_outputs,
+    pack_outer_outputs,
+    unpack_inner_outputs,
+    unpack_outer_outputs,
+)
 from kgen.errors import WeightsError
 
 __all__ = ["BatchNorm", "Conv", "ConvFirstWeights", "FoldedWeights", "fold", "pack", "storage_dtype", "unpack"]
@@ -17,11 +25,6 @@ __all__ = ["BatchNorm", "Conv", "ConvFirstWeights", "FoldedWeights", "fold", "pa
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 _PADDED_TAPS = 10  # two taps fill one 16-deep matmul step, so nine taps take five steps
 _BIAS = np.dtype("<f4")
-_WIDTH = np.dtype("<u2")
-
-# A matrix (outputs, inputs) seen as [n8, n, k16, k8, k], and the order of its core matrices [n][k], 128 bytes each.
-_EXPAND_ORDER = (0, 2, 3, 1, 4)
-_PROJECT_ORDER = (2, 0, 3, 1, 4)
 
 # Of 16 hidden channels in a row of a float8 core matrix: a thread of the expand kernel has four neighbours of them.
 _FLOAT8_HIDDEN = np.array([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15])
@@ -119,9 +122,9 @@ def unpack(problem: ConvFirst, blob: Array) -> FoldedWeights:
     conv, expand, project, *biases = np.split(np.ascontiguousarray(blob), ends[:-1])
     dtype = storage_dtype(problem)
     return FoldedWeights(
-        _unpack_conv(conv.view(_WIDTH)).astype(np.uint16).view(dtype),
-        _unpack_matrix(expand.view(_WIDTH), (hidden, channels), _EXPAND_ORDER).astype(np.uint16).view(dtype),
-        _unpack_matrix(project.view(_WIDTH), (channels, hidden), _PROJECT_ORDER).astype(np.uint16).view(dtype),
+        _unpack_conv(conv.view(WORD)).astype(np.uint16).view(dtype),
+        unpack_outer_outputs(expand.view(WORD), (hidden, channels)).astype(np.uint16).view(dtype),
+        unpack_inner_outputs(project.view(WORD), (channels, hidden)).astype(np.uint16).view(dtype),
         *(bias.view(_BIAS).astype(np.float32) for bias in biases),
     )
 
@@ -144,9 +147,9 @@ def check_folded(problem: ConvFirst, folded: FoldedWeights) -> None:
 
 def _storage_parts(folded: FoldedWeights) -> list[Array]:
     return [
-        _pack_conv(_bits(folded.conv)),
-        _pack_matrix(_bits(folded.expand), _EXPAND_ORDER),
-        _pack_matrix(_bits(folded.project), _PROJECT_ORDER),
+        _pack_conv(bits(folded.conv)),
+        pack_outer_outputs(bits(folded.expand)),
+        pack_inner_outputs(bits(folded.project)),
         *(bias.astype(_BIAS) for bias in (folded.conv_bias, folded.expand_bias, folded.project_bias)),
     ]
 
@@ -161,9 +164,9 @@ def _float8_parts(folded: FoldedWeights, float8: Float8Weights) -> list[Array]:
         *(folded.project_bias, float8.project_scale),
     )
     return [
-        _pack_conv(_bits(conv)),
-        _pack_matrix(_bits(float8.expand), _EXPAND_ORDER),
-        _pack_matrix(_bits(project), _PROJECT_ORDER),
+        _pack_conv(bits(conv)),
+        pack_outer_outputs(bits(float8.expand)),
+        pack_inner_outputs(bits(project)),
         *(vector.astype(_BIAS) for vector in vectors),
     ]
 
@@ -185,30 +188,14 @@ def _pack_conv(weight: Array) -> Array:
     return np.concatenate([front, back], axis=1)
 
 
-def _unpack_conv(bits: Array) -> Array:
-    blocks = bits.reshape(-1, 5, 32, 2, 4).transpose(0, 1, 3, 2, 4)
+def _unpack_conv(words: Array) -> Array:
+    blocks = words.reshape(-1, 5, 32, 2, 4).transpose(0, 1, 3, 2, 4)
     pairs = blocks.shape[0]
     steps = np.concatenate([blocks[:, :4].reshape(2 * pairs, 4, 32, 4), blocks[:, 4].reshape(2 * pairs, 1, 32, 4)], 1)
     taps = steps.reshape(2 * pairs, 5, 8, 4, 2, 2).transpose(0, 1, 4, 3, 5, 2)
     taps = taps.reshape(2 * pairs, _PADDED_TAPS, GROUP_WIDTH, GROUP_WIDTH)[:, :TAPS]
     weight: Array = taps.transpose(0, 3, 2, 1).reshape(-1, GROUP_WIDTH, KERNEL_SIZE, KERNEL_SIZE)
     return weight
-
-
-def _pack_matrix(matrix: Array, order: tuple[int, ...]) -> Array:
-    rows, columns = matrix.shape
-    cores: Array = matrix.reshape(rows // 8, 8, columns // 16, 2, 8).transpose(order)
-    return cores
-
-
-def _unpack_matrix(bits: Array, shape: tuple[int, int], order: tuple[int, ...]) -> Array:
-    split = np.array((shape[0] // 8, 8, shape[1] // 16, 2, 8))
-    matrix: Array = bits.reshape(tuple(split[list(order)])).transpose(np.argsort(order)).reshape(shape)
-    return matrix
-
-
-def _bits(matrix: Array) -> Array:
-    return np.ascontiguousarray(matrix).view(np.uint16).astype(_WIDTH)
 
 
 def _shapes(problem: ConvFirst) -> dict[str, tuple[int, ...]]:

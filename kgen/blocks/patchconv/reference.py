@@ -1,0 +1,72 @@
+"""The patchconv in NumPy: the float64 truth, the layer-by-layer error yardstick, and a float32 path to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kgen.blocks.activations import activate
+from kgen.blocks.layers import STORAGE_DTYPES, Array
+from kgen.blocks.patchconv.problem import PatchConv
+from kgen.blocks.patchconv.weights import FoldedWeights, check_folded
+from kgen.errors import ArrayError
+
+
+def reference(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
+    """The layer in float64 with the rounded weights; ``x`` holds any number of images, in the problem's order.
+
+    Raises:
+        ArrayError: ``x`` has another shape or dtype.
+        WeightsError: ``folded`` belongs to another problem.
+    """
+    return _forward(problem, folded, x, np.dtype(np.float64), lambda values: values)
+
+
+def layered(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
+    """The layer in the storage dtype: convolution, activation and the sum with x are each rounded to it.
+
+    Sums inside the convolution are float64. The error against :func:`reference` is the yardstick for a kernel's.
+    """
+    storage = STORAGE_DTYPES[problem.dtype]
+    result = _forward(problem, folded, x, np.dtype(np.float64), lambda v: v.astype(storage).astype(np.float64))
+    return result.astype(storage)
+
+
+def float32_forward(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
+    """The layer in float32, rounded once at the end to the storage dtype."""
+    with np.errstate(over="ignore"):
+        result = _forward(problem, folded, x, np.dtype(np.float32), lambda values: values)
+        return result.astype(STORAGE_DTYPES[problem.dtype])
+
+
+def _forward(
+    problem: PatchConv, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Callable[[Array], Array]
+) -> Array:
+    check_folded(problem, folded)
+    _check_input(problem, x)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        product = _patches(problem, x).astype(dtype) @ folded.conv.astype(dtype).T + folded.conv_bias.astype(dtype)
+        y = rounding(activate(problem.activation, rounding(product)))
+        return rounding(y + x.astype(dtype)) if problem.residual else y
+
+
+def _patches(problem: PatchConv, x: Array) -> Array:
+    """(n, height, width, inputs) of y's height and width, each patch's numbers in the order in which they lie in x."""
+    _, high, wide, _ = problem.y.shape
+    size, channels = problem.patch, problem.channels
+    if problem.order == "nchw":
+        cut = x[:, :, : high * size, : wide * size].reshape(-1, channels, high, size, wide, size)
+        return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, high, wide, problem.inputs)
+    cut = x[:, : high * size, : wide * size].reshape(-1, high, size, wide, size, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, high, wide, problem.inputs)
+
+
+def _check_input(problem: PatchConv, x: Array) -> None:
+    wanted = problem.x.views[0].shape[1:]
+    if x.shape[1:] != wanted or x.dtype != problem.x.storage:
+        raise ArrayError(
+            f"x must be {problem.x.dtype} of shape (n, {', '.join(map(str, wanted))}) for {problem}, but got "
+            f"{x.dtype.name} of shape {x.shape}; convert it first"
+        )
