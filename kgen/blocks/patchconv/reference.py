@@ -58,9 +58,11 @@ def _patches(problem: PatchConv, x: Array) -> Array:
     size, channels = problem.patch, problem.channels
     if problem.order == "nchw":
         cut = x[:, :, : high * size, : wide * size].reshape(-1, channels, high, size, wide, size)
-        return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, high, wide, problem.inputs)
+        patches: Array = cut.transpose(0, 2, 4, 1, 3, 5)
+        return patches.reshape(-1, high, wide, problem.inputs)
     cut = x[:, : high * size, : wide * size].reshape(-1, high, size, wide, size, channels)
-    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, high, wide, problem.inputs)
+    patches = cut.transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(-1, high, wide, problem.inputs)
 
 
 def _check_input(problem: PatchConv, x: Array) -> None:

@@ -40,7 +40,7 @@ class PatchConvWeights:
 
 @dataclass(frozen=True, eq=False)
 class FoldedWeights:
-    """Weights in the precision in which they are stored: the matrix (outputs, inputs), inputs in x's order, and bias."""
+    """Weights in the precision in which they are stored: the matrix (outputs, inputs in x's order), and the bias."""
 
     conv: Array
     conv_bias: Array
