@@ -13,8 +13,8 @@ from typing import Any
 
 from harness import ROOT, environment, save
 
+from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst import Problem, choices, plan
-from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.cases import make_case
 from kgen.compile import CompilePool, Cubin
 from kgen.devices import Device, find_device

@@ -20,6 +20,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+TEMPLATE_TYPES = {"float16": "f16", "bfloat16": "bf16", "uint8": "unsigned char"}
+"""The templates' names of the dtypes."""
+
+
 @dataclass(frozen=True)
 class View:
     """One way to present a tensor's memory; strides count elements."""

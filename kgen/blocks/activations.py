@@ -1,7 +1,8 @@
-"""Activations in NumPy, in any float dtype."""
+"""Activations: what they cost a kernel, and what they are, in NumPy and any float dtype."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,17 @@ import numpy.typing as npt
 from kgen.blocks.layers import Array
 
 Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "identity"]
+Sigmoid = Literal["exp2", "tanh"]
+
+SIGMOIDS: Mapping[str, tuple[Sigmoid, ...]] = {
+    "identity": ("exp2",),
+    "relu": ("exp2",),
+    "silu": ("tanh", "exp2"),
+    "gelu_tanh": ("tanh", "exp2"),
+    "gelu": ("tanh", "exp2"),
+}
+"""Ways in which kernels compute an activation; one that has no sigmoid names the first."""
+_SPECIAL = {"silu": {"exp2": 2, "tanh": 1}, "gelu_tanh": {"exp2": 2, "tanh": 1}, "gelu": {"exp2": 0, "tanh": 1}}
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of Computation 23 (1969), 631-637:
 # (numerator, denominator), highest power first, for |x| <= 0.46875, 0.46875 <= |x| <= 4, and |x| >= 4.
@@ -31,6 +43,11 @@ _ERFC_LARGE = (
      2.33520497626869185e-3),
 )
 # fmt: on
+
+
+def special_operations(activation: Activation, sigmoid: Sigmoid, elements: int) -> int:
+    """Special-function operations with which a kernel activates ``elements``."""
+    return elements * _SPECIAL.get(activation, {}).get(sigmoid, 0)
 
 
 def erf(x: npt.ArrayLike) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from kgen.blocks.activations import Sigmoid
 from kgen.errors import ProblemError
 
 Boundary = Literal["fused", "split", "layers"]
@@ -17,7 +18,6 @@ WeightResidency = Literal["resident", "streamed"]
 Grid = Literal["persistent", "one_shot"]
 ConvReuse = Literal["rows", "none"]
 Operand = Literal["registers", "shared"]
-Sigmoid = Literal["exp2", "tanh"]
 
 
 @dataclass(frozen=True)

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from kgen.blocks.convfirst.config import Sigmoid
+from kgen.blocks.activations import Sigmoid, special_operations
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.machine import Stage, Unit
 
-STORAGE = {"float16": "f16", "bfloat16": "bf16"}
-"""The templates' name of a dtype."""
 MMA_FLOPS = 2 * 16 * 8 * 16
 """Operations of an mma.m16n8k16."""
 CONV_FRAGMENT_FLOPS = 5 * MMA_FLOPS
 """Operations executed to convolve 16 pixels of a group: five of these, of whose ten taps one is padding."""
 CONV_A_BYTES = 5 * 512
 """What ldmatrix reads to convolve 16 pixels of a group tap by tap: five k16 steps."""
-SIGMOIDS: Mapping[str, tuple[Sigmoid, ...]] = {
-    "identity": ("exp2",),
-    "relu": ("exp2",),
-    "silu": ("tanh", "exp2"),
-    "gelu_tanh": ("tanh", "exp2"),
-    "gelu": ("tanh", "exp2"),
-}
-"""Ways to compute an activation; one that has no sigmoid names the first."""
-_SPECIAL = {"silu": {"exp2": 2, "tanh": 1}, "gelu_tanh": {"exp2": 2, "tanh": 1}, "gelu": {"exp2": 0, "tanh": 1}}
-
-
-def special_operations(problem: ConvFirst, sigmoid: Sigmoid, elements: int) -> int:
-    """Special-function operations that activate ``elements``."""
-    return elements * _SPECIAL.get(problem.activation, {}).get(sigmoid, 0)
 
 
 def conv_stage(problem: ConvFirst, fragments: int, shared_bytes: int, skipped: int = 0) -> Stage:
@@ -58,4 +40,6 @@ def matmul_stage(name: str, problem: ConvFirst, computed: int, shared_bytes: int
 
 def activate_stage(problem: ConvFirst, sigmoid: Sigmoid, computed: int) -> Stage:
     """The activation of the hidden channels of ``computed`` pixels."""
-    return Stage("activation", "activate", special=special_operations(problem, sigmoid, computed * problem.hidden))
+    return Stage(
+        "activation", "activate", special=special_operations(problem.activation, sigmoid, computed * problem.hidden)
+    )

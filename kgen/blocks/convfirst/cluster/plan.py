@@ -6,10 +6,11 @@ from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry
 from kgen.blocks.convfirst.cluster.rules import check
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
-from kgen.blocks.convfirst.stages import CONV_A_BYTES, STORAGE, activate_stage, conv_stage, matmul_stage
+from kgen.blocks.convfirst.stages import CONV_A_BYTES, activate_stage, conv_stage, matmul_stage
 from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
+from kgen.tensors import TEMPLATE_TYPES
 
 _SUM_THREADS = 128
 _STEPS = 4
@@ -33,7 +34,7 @@ def plan(problem: ConvFirst, config: ClusterConfig, device: Device) -> Program:
         device=device,
         arch=device.arch,
         template=config.template,
-        fields={"storage": STORAGE[problem.dtype], "activation": problem.activation, "sigmoid": config.sigmoid},
+        fields={"storage": TEMPLATE_TYPES[problem.dtype], "activation": problem.activation, "sigmoid": config.sigmoid},
         constants={
             "CHANNELS": problem.channels,
             "HIDDEN": problem.hidden,

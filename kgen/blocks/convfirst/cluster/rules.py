@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from kgen.blocks.convfirst import config as options
+from kgen.blocks.activations import Sigmoid
 from kgen.blocks.convfirst.cluster.geometry import ClusterGeometry, PartialMatmul
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
@@ -52,7 +52,7 @@ def _check_values(config: ClusterConfig) -> None:
         if name not in ("boundary", "sigmoid"):
             integer = type(value) is int and value >= 1
             require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
-    sigmoids = get_args(options.Sigmoid)
+    sigmoids = get_args(Sigmoid)
     require(
         config.sigmoid in sigmoids,
         "sigmoid",

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.cluster.rules import MAX_CLUSTER, check, has_clusters
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.blocks.layout import ceil_div
 from kgen.devices import Device
 from kgen.errors import InfeasibleError

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kgen.blocks.activations import special_operations
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
 from kgen.blocks.convfirst.portable.rules import check
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
-from kgen.blocks.convfirst.stages import STORAGE, conv_stage, special_operations
+from kgen.blocks.convfirst.stages import conv_stage
 from kgen.blocks.layout import CONV_PAIR_BYTES
 from kgen.blocks.pointwise import PointwiseGeometry, pointwise_stages
 from kgen.blocks.resources import ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
+from kgen.tensors import TEMPLATE_TYPES
 
 
 def plan(problem: ConvFirst, config: PortableConfig, device: Device) -> Program:
@@ -38,7 +40,7 @@ def plan(problem: ConvFirst, config: PortableConfig, device: Device) -> Program:
         template=config.template,
         fields={
             "boundary": config.boundary,
-            "storage": STORAGE[problem.dtype],
+            "storage": TEMPLATE_TYPES[problem.dtype],
             "activation": problem.activation,
             "sigmoid": config.sigmoid,
             "main_symbol": kernels[0].symbol,
@@ -176,7 +178,7 @@ def _expand_stage(main: MainGeometry) -> Stage:
 
 def _activate_stage(main: MainGeometry) -> Stage:
     elements = main.items * main.config.pixels * main.hidden_per_item
-    special = special_operations(main.problem, main.config.sigmoid, elements)
+    special = special_operations(main.problem.activation, main.config.sigmoid, elements)
     return Stage("activation", "activate", special=special, shared_bytes=2 * elements if main.hidden_in_shared else 0)
 
 
@@ -255,4 +257,7 @@ def _pointwise_ends(
         l2_bytes=tensor_bytes,
         shared_bytes=4 * outputs,
     )
-    return (Stage("activation", "activate", special=special_operations(problem, config.sigmoid, outputs)), store)
+    return (
+        Stage("activation", "activate", special=special_operations(problem.activation, config.sigmoid, outputs)),
+        store,
+    )

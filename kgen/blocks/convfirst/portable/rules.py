@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from kgen.blocks.activations import Sigmoid
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
@@ -21,7 +22,7 @@ _CHOICES = {
     "grid": get_args(options.Grid),
     "conv_reuse": get_args(options.ConvReuse),
     "conv_output": get_args(options.Operand),
-    "sigmoid": get_args(options.Sigmoid),
+    "sigmoid": get_args(Sigmoid),
 }
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.rules import check
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.stages import STORAGE
 from kgen.blocks.convfirst.wgmma.fused import fused_parts
 from kgen.blocks.convfirst.wgmma.layers import layers_parts
 from kgen.blocks.convfirst.wgmma.rules import check
 from kgen.devices import Device
 from kgen.machine import Program
+from kgen.tensors import TEMPLATE_TYPES
 
 
 def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
@@ -30,8 +30,8 @@ def plan(problem: ConvFirst, config: WgmmaConfig, device: Device) -> Program:
         arch=f"{device.arch}a",
         template=config.template,
         fields={
-            "storage": STORAGE[problem.dtype],
-            "operand": "e4m3" if problem.matmul == "float8" else STORAGE[problem.dtype],
+            "storage": TEMPLATE_TYPES[problem.dtype],
+            "operand": "e4m3" if problem.matmul == "float8" else TEMPLATE_TYPES[problem.dtype],
             "activation": problem.activation,
             "sigmoid": config.sigmoid,
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import get_args
 
+from kgen.blocks.activations import Sigmoid
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
@@ -76,7 +77,7 @@ def _check_values(config: WgmmaConfig) -> None:
             require(
                 value in CLUSTERS, name, f"{name} must be one of {CLUSTERS}, but got {name}={value}; choose one of them"
             )
-    sigmoids = get_args(options.Sigmoid)
+    sigmoids = get_args(Sigmoid)
     require(
         config.sigmoid in sigmoids,
         "sigmoid",

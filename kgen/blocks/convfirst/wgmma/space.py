@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import SIDES, WgmmaConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.stages import SIGMOIDS
 from kgen.blocks.convfirst.wgmma.geometry import CORE_BLOCK
 from kgen.blocks.convfirst.wgmma.rules import (
     ARCH,
