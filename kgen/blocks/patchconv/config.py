@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from kgen.blocks.activations import Sigmoid
-from kgen.errors import ProblemError
+from kgen.blocks.configs import config_of
 
 SIDE = "portable"
 
@@ -49,16 +49,5 @@ def config_from_json(values: Mapping[str, Any]) -> PatchConvConfig:
     Raises:
         ProblemError: the side is unknown, or a field is unknown or missing.
     """
-    if values.get("boundary") != SIDE:
-        raise ProblemError(
-            f"a patchconv config's boundary must be {SIDE!r}, but got boundary={values.get('boundary')!r}; set it so"
-        )
-    names = [field.name for field in fields(PatchConvConfig)]
-    wrong = [f"{name} is unknown" for name in sorted(set(values) - set(names))]
-    wrong += [f"{name} is missing" for name in names if name not in values]
-    if wrong:
-        raise ProblemError(
-            f"a patchconv config must name each of its fields, but {', '.join(wrong)}; "
-            "start from the config that a tuned file has"
-        )
-    return PatchConvConfig(**values)
+    config: PatchConvConfig = config_of("patchconv", {SIDE: PatchConvConfig}, values)
+    return config
