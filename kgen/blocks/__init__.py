@@ -8,7 +8,7 @@ from typing import Any
 
 from kgen.errors import ProblemError
 
-FAMILIES = ("convfirst",)
+FAMILIES = ("convfirst", "patchconv", "classifier")
 
 
 @lru_cache
