@@ -51,14 +51,15 @@ class HostForward:
 
     def _in_order(self, array: Any, name: Name) -> tuple[Array, int]:
         """The array in the order of its memory and in the tensor's dtype, and which of the tensor's views it was."""
-        tensor, given = self._layouts.of(name).tensor, _numpy_view(array, name)
+        tensor, given = self._layouts.of(name).tensor, numpy_view(array, name)
         strides = tuple(stride // given.itemsize for stride in given.strides)
         view = self._layouts.of(name).check(name, given.dtype.name, given.shape, strides, given.ctypes.data)
         turn = tensor.views[view].turn
         return (given if turn is None else given.transpose(np.argsort(turn))).view(tensor.storage), view
 
 
-def _numpy_view(array: Any, name: str) -> Array:
+def numpy_view(array: Any, name: str) -> Array:
+    """The memory of a NumPy array or a PyTorch CPU tensor as a NumPy array; ArrayError when it is neither."""
     torch = loaded_torch()
     if torch is not None and isinstance(array, torch.Tensor):
         tensor = array.detach()

@@ -39,12 +39,14 @@ class _Arithmetic:
 def reference(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
     """The block in float64 with the rounded weights; ``x`` is (n, height, width, C) in the problem's dtype, any n.
 
-    Nothing is quantised, whatever the problem's matmuls take: the error of float8 is measured against this.
+    ``x`` may be float64 too, so that the truth of a layer is the next one's input. Nothing is quantised, whatever the
+    problem's matmuls take: the error of float8 is measured against this.
 
     Raises:
         ArrayError: ``x`` has another shape or dtype.
         WeightsError: ``folded`` belongs to another problem.
     """
+    _check_input(problem, x, np.dtype(np.float64))
     return _forward(problem, folded, x, _plain(folded, np.dtype(np.float64), _unrounded))
 
 
@@ -56,6 +58,7 @@ def layered(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
     z and h. The error against :func:`reference` is the yardstick for a kernel's.
     Shapes and errors are those of :func:`reference`.
     """
+    _check_input(problem, x)
     storage, dtype = storage_dtype(problem), np.dtype(np.float64)
 
     def rounding(values: Array) -> Array:
@@ -69,6 +72,7 @@ def float32_forward(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Arra
 
     Float8 matmuls take the same e4m3 here as on a GPU.
     """
+    _check_input(problem, x)
     result = _forward(problem, folded, x, _arithmetic(problem, folded, np.dtype(np.float32), _unrounded))
     with np.errstate(over="ignore"):
         return result.astype(storage_dtype(problem))
@@ -102,7 +106,6 @@ def _through_e4m3(values: Array, scale: Array) -> Array:
 def _forward(problem: ConvFirst, folded: FoldedWeights, x: Array, how: _Arithmetic) -> Array:
     """The block, in chunks of images and of pixels."""
     check_folded(problem, folded)
-    _check_input(problem, x)
     dtype = how.dtype
     taps = folded.conv.astype(dtype).reshape(-1, GROUP_WIDTH, GROUP_WIDTH * KERNEL_SIZE**2).transpose(0, 2, 1)
     expand, project = how.expand.astype(dtype).T, how.project.astype(dtype).T
@@ -133,14 +136,15 @@ def _grouped_conv(x: Array, taps: Array) -> Array:
     return np.ascontiguousarray((grouped @ taps).transpose(1, 0, 2)).reshape(x.shape)
 
 
-def _check_input(problem: ConvFirst, x: Array) -> None:
+def _check_input(problem: ConvFirst, x: Array, *also: np.dtype[Any]) -> None:
+    """Raise ArrayError unless ``x`` holds images of the problem's shape in its dtype, or in one of ``also``."""
     shape = (problem.height, problem.width, problem.channels)
     if x.ndim != 4 or x.shape[1:] != shape:
         raise ArrayError(
             f"x must have shape (n, {', '.join(map(str, shape))}) for {problem}, but got {x.shape}; "
             f"pass NHWC activations"
         )
-    if x.dtype != storage_dtype(problem):
+    if x.dtype not in (storage_dtype(problem), *also):
         raise ArrayError(
             f"x must have dtype {problem.dtype}, but got {x.dtype}; convert it with astype (ml_dtypes has bfloat16)"
         )

@@ -17,10 +17,13 @@ from kgen.errors import ArrayError
 def reference(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
     """The layer in float64 with the rounded weights; ``x`` holds any number of images, in the problem's order.
 
+    ``x`` may be float64 too, so that the truth of a layer is the next one's input.
+
     Raises:
         ArrayError: ``x`` has another shape or dtype.
         WeightsError: ``folded`` belongs to another problem.
     """
+    _check_input(problem, x, np.dtype(np.float64))
     return _forward(problem, folded, x, np.dtype(np.float64), lambda values: values)
 
 
@@ -29,6 +32,7 @@ def layered(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
 
     Sums inside the convolution are float64. The error against :func:`reference` is the yardstick for a kernel's.
     """
+    _check_input(problem, x)
     storage = STORAGE_DTYPES[problem.dtype]
     result = _forward(problem, folded, x, np.dtype(np.float64), lambda v: v.astype(storage).astype(np.float64))
     return result.astype(storage)
@@ -36,6 +40,7 @@ def layered(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
 
 def float32_forward(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
     """The layer in float32, rounded once at the end to the storage dtype."""
+    _check_input(problem, x)
     with np.errstate(over="ignore"):
         result = _forward(problem, folded, x, np.dtype(np.float32), lambda values: values)
         return result.astype(STORAGE_DTYPES[problem.dtype])
@@ -45,7 +50,6 @@ def _forward(
     problem: PatchConv, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Callable[[Array], Array]
 ) -> Array:
     check_folded(problem, folded)
-    _check_input(problem, x)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         product = _patches(problem, x).astype(dtype) @ folded.conv.astype(dtype).T + folded.conv_bias.astype(dtype)
         y = rounding(activate(problem.activation, rounding(product)))
@@ -65,9 +69,10 @@ def _patches(problem: PatchConv, x: Array) -> Array:
     return patches.reshape(-1, high, wide, problem.inputs)
 
 
-def _check_input(problem: PatchConv, x: Array) -> None:
+def _check_input(problem: PatchConv, x: Array, *also: np.dtype[Any]) -> None:
+    """Raise ArrayError unless ``x`` holds images of the problem's shape in its dtype, or in one of ``also``."""
     wanted = problem.x.views[0].shape[1:]
-    if x.shape[1:] != wanted or x.dtype != problem.x.storage:
+    if x.shape[1:] != wanted or x.dtype not in (problem.x.storage, *also):
         raise ArrayError(
             f"x must be {problem.x.dtype} of shape (n, {', '.join(map(str, wanted))}) for {problem}, but got "
             f"{x.dtype.name} of shape {x.shape}; convert it first"
