@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kgen.search.progress import Report, Snapshot, silent, terminal_progress
+from kgen.search.progress import Report, Snapshot, one_of, silent, terminal_progress
 from kgen.search.tuner import Found, SearchInterrupted, find, tune
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SearchInterrupted",
     "Snapshot",
     "find",
+    "one_of",
     "silent",
     "terminal_progress",
     "tune",

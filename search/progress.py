@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 LINE_INTERVAL_S = 5.0
@@ -32,6 +32,9 @@ class Snapshot:
     measured: bool
     new: int
     """Candidates evaluated by this run; the others were in the study already."""
+    part: int = 0
+    """Searches that ended before this one, where several of ``parts`` follow each other."""
+    parts: int = 1
 
     @property
     def left_s(self) -> float:
@@ -50,10 +53,16 @@ class Snapshot:
         for kind, count in self.failures.items():
             outcomes[kind.partition(":")[0]] += count  # without the rule that an infeasible one breaks
         parts += [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
-        return ", ".join([*parts, f"{self.ahead} ahead"])
+        line = ", ".join([*parts, f"{self.ahead} ahead"])
+        return line if self.parts == 1 else f"{self.part + 1} of {self.parts}: {line}"
 
 
 Report = Callable[[Snapshot], None]
+
+
+def one_of(parts: int, part: int, report: Report) -> Report:
+    """Reports for one of several searches."""
+    return lambda snapshot: report(replace(snapshot, part=part, parts=parts))
 
 
 def silent(snapshot: Snapshot) -> None:
@@ -79,7 +88,8 @@ def terminal_progress(stream: TextIO | None = None) -> Iterator[Report]:
         task = bar.add_task("compiling the first candidates", total=None)
 
         def report(snapshot: Snapshot) -> None:
-            bar.update(task, completed=snapshot.done, total=snapshot.trials, description=str(snapshot))
+            share = snapshot.part + min(1.0, snapshot.done / snapshot.trials)
+            bar.update(task, completed=share, total=snapshot.parts, description=str(snapshot))
 
         yield report
 

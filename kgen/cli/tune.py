@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,8 @@ import typer
 from kgen.arrays import KernelProblem
 from kgen.cli.options import AsJson, DeviceSpec, config_line, print_json
 from kgen.cli.problems import for_every_family
-from kgen.devices import find_device
+from kgen.devices import Device, find_device
+from kgen.errors import ProblemError
 
 if TYPE_CHECKING:
     from kgen.search import Found
@@ -23,41 +25,89 @@ MODELLED_TRIALS, MODELLED_TIMEOUT_S = 30, 90.0
 INTERRUPTED = 130
 
 tune_app = typer.Typer(
-    help="Search for the fastest config of a block and save it: measured on a GPU, modelled for a named one."
+    help="Search for the fastest config of a block and save it: measured on a GPU, modelled for a named one.",
+    invoke_without_command=True,
 )
+
+Trials = Annotated[
+    int | None,
+    typer.Option(help=f"Compiled candidates in a study; {MEASURED_TRIALS}, or {MODELLED_TRIALS} when modelled."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help=f"Seconds a study; {MEASURED_TIMEOUT_S:g}, or {MODELLED_TIMEOUT_S:g} when modelled."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of tuned configs to save in; the user's by default.")]
+Storage = Annotated[
+    str | None, typer.Option(help="Journal file or database URL of the study; in the user's cache by default.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
+
+
+@tune_app.callback()
+def _tune_all(
+    context: typer.Context,
+    network: Annotated[
+        str | None, typer.Option(help="Tune every problem of a network, such as convfirst_tiny, once.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images.")] = 1,
+    size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
+    dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
+    pixels: Annotated[str, typer.Option(help="Of the images: storage (--dtype's), or uint8.")] = "storage",
+    order: Annotated[str, typer.Option(help="Of the images: nhwc or nchw.")] = "nhwc",
+    trials: Trials = None,
+    timeout: Timeout = None,
+    device: DeviceSpec = None,
+    out: Out = None,
+    storage: Storage = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    if network is None:
+        raise ProblemError("kgen tune needs a family or a network, but got neither; see kgen tune --help")
+    from kgen.cli.network import tune_network
+    from kgen.networks import variant
+
+    target = find_device(device)
+    limits = _limits(target, trials, timeout)
+    kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
+    whole = replace(variant(network), **kind)
+    search: dict[str, Any] = {"out": out, "storage": storage, "seed": seed, "as_json": as_json}
+    if not tune_network(whole, batch, size, target, **limits, **search):
+        raise typer.Exit(INTERRUPTED)
+
+
+def _limits(device: Device, trials: int | None, timeout: float | None) -> dict[str, Any]:
+    """Limits of a study: those given, or what suits measuring or modelling."""
+    most, longest_s = (
+        (MEASURED_TRIALS, MEASURED_TIMEOUT_S) if device.ordinal is not None else (MODELLED_TRIALS, MODELLED_TIMEOUT_S)
+    )
+    return {"trials": most if trials is None else trials, "timeout_s": longest_s if timeout is None else timeout}
 
 
 @for_every_family(tune_app)
 def _tune(
     problem: KernelProblem,
-    trials: Annotated[
-        int | None,
-        typer.Option(help=f"Compiled candidates in the study; {MEASURED_TRIALS}, or {MODELLED_TRIALS} when modelled."),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(help=f"Seconds; {MEASURED_TIMEOUT_S:g}, or {MODELLED_TIMEOUT_S:g} when modelled."),
-    ] = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
     device: DeviceSpec = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of tuned configs to save in; the user's by default.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Journal file or database URL of the study; in the user's cache by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
+    out: Out = None,
+    storage: Storage = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Search for its fastest config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
     from kgen.search import SearchInterrupted, find, silent, terminal_progress
 
     target = find_device(device)
-    measures = target.ordinal is not None
     with nullcontext(silent) if as_json else terminal_progress() as progress:
         try:
             found: Found | None = find(
                 problem,
                 target,
-                trials=trials if trials is not None else MEASURED_TRIALS if measures else MODELLED_TRIALS,
-                timeout_s=timeout if timeout is not None else MEASURED_TIMEOUT_S if measures else MODELLED_TIMEOUT_S,
+                **_limits(target, trials, timeout),
                 out=out,
                 storage=storage,
                 seed=seed,

@@ -1,0 +1,94 @@
+"""``kgen tune --network``: every problem of a network once, and then where its time goes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from kgen.cli.options import print_json
+from kgen.cli.tables import console, table
+from kgen.devices import Device
+from kgen.networks.account import Account, Row, account
+from kgen.networks.spec import LayerProblem, Network
+from kgen.tuned import lookup
+
+
+def tune_network(
+    network: Network,
+    batch: int,
+    size: int,
+    device: Device,
+    *,
+    trials: int,
+    timeout_s: float,
+    out: Path | None,
+    storage: str | None,
+    seed: int,
+    as_json: bool,
+) -> bool:
+    """Tune what has no fresh config yet, and print the account; False after Ctrl-C, which keeps what was found.
+
+    Raises:
+        what :func:`kgen.search.find` raises.
+    """
+    from kgen.search import SearchInterrupted, find, one_of, silent, terminal_progress
+
+    problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
+    missing = [problem for problem in problems if not _tuned(problem, device, out)]
+    if len(missing) < len(problems):
+        print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
+    with nullcontext(silent) if as_json else terminal_progress() as progress:
+        for i, problem in enumerate(missing):
+            report = one_of(len(missing), i, progress)
+            limits = {"trials": trials, "timeout_s": timeout_s}
+            try:
+                find(problem, device, **limits, out=out, storage=storage, seed=seed, progress=report)
+            except SearchInterrupted:
+                return False
+    found = account(network, batch, size, device, out)
+    if as_json:
+        print_json(_document(found))
+    else:
+        console().print(_table(found))
+    return True
+
+
+def _tuned(problem: LayerProblem, device: Device, out: Path | None) -> bool:
+    """Whether there is a fresh config of this very problem; for a GPU, a measured one."""
+    found = lookup(problem, device, out)
+    if found is None or not found.exact or found.stale:
+        return False
+    return found.entry.measured is not None or device.ordinal is None
+
+
+def _table(found: Account) -> Table:
+    rows = table("layers", "times", "us each", "us", "share", "efficiency", "attainable", "how", "problem")
+    for row in found.rows:
+        rows.add_row(*_cells(row, found.total_us))
+    rows.add_section()
+    whole = found.total_us
+    efficiency = "" if whole is None else f"{found.ideal_us / whole:.1%}"
+    rows.add_row("all", str(sum(row.count for row in found.rows)), "", _number(whole), "", efficiency, "", "", "")
+    return rows
+
+
+def _cells(row: Row, whole_us: float | None) -> list[str]:
+    share = "" if row.total_us is None or whole_us is None else f"{row.total_us / whole_us:.1%}"
+    attainable = "" if row.attainable_us is None else f"{row.ideal_us / row.attainable_us:.1%}"
+    efficiency = "" if row.efficiency is None else f"{row.efficiency:.1%}"
+    how = "" if row.us is None else "measured" if row.measured else "modelled"
+    figures = [str(row.count), _number(row.us), _number(row.total_us), share, efficiency, attainable]
+    return [row.first, *figures, how, str(row.problem)]
+
+
+def _number(us: float | None) -> str:
+    return "not tuned" if us is None else f"{us:.1f}"
+
+
+def _document(found: Account) -> dict[str, object]:
+    rows = [asdict(row) | {"problem": row.problem.to_json(), "family": row.problem.family} for row in found.rows]
+    return {"rows": rows, "total_us": found.total_us, "ideal_us": found.ideal_us}
