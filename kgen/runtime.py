@@ -119,22 +119,34 @@ def load(problem: KernelProblem, weights: Any, *, device: str | None = None, fol
     """
     block = family(problem.family)
     folded = block.fold(problem, weights)
-    target = find_device(device)
-    if target.ordinal is None:
-        if local_devices():
-            raise DeviceError(
-                f"a block runs on a local GPU, but device={device!r} names a datasheet; choose cuda:0, or leave it out"
-            )
-        _tell_host()
-        return HostBlock(problem, target, folded)
-    config = _config(problem, target, folder)
+    target = gpu(device)
+    if target is None:
+        return HostBlock(problem, find_device(device), folded)
+    config = config_for(problem, target, folder)
     program = block.plan(problem, config, target)
     cubin = compile_cubin(render(program), program.arch)
     return GpuBlock(problem, config, program, cubin, block.pack(problem, folded))
 
 
-def _config(problem: KernelProblem, device: Device, folder: Path | None) -> Config:
-    """The best config known for the problem; whatever it falls short of is told."""
+def gpu(device: str | None) -> Device | None:
+    """The local GPU that blocks are to run on; None, told once, on a machine without any.
+
+    Raises:
+        DeviceError: the device is unknown, or names a datasheet on a machine with a GPU.
+    """
+    target = find_device(device)
+    if target.ordinal is not None:
+        return target
+    if local_devices():
+        raise DeviceError(
+            f"a block runs on a local GPU, but device={device!r} names a datasheet; choose cuda:0, or leave it out"
+        )
+    _tell_host()
+    return None
+
+
+def config_for(problem: KernelProblem, device: Device, folder: Path | None) -> Config:
+    """The best config known for the problem; whatever it falls short of is told by a :class:`KgenWarning`."""
     found = lookup(problem, device, folder)
     if found is None:
         _warn(

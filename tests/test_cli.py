@@ -109,6 +109,8 @@ BAD = {
         ("tune", "convfirst", *FLOAT8, "--device", "l4"),
         "float8 matmuls need a Hopper GPU (sm_90), but l4 is sm_89",
     ),
+    "patch": (("tune", "patchconv", *PROBLEM, "--outputs", "32", "--patch", "3"), "patch must be one of 1, 2, 4"),
+    "classes": (("explain", "classifier", *PROBLEM, "--classes", "0"), "classes must be an integer >= 1"),
     "device": (("tune", "convfirst", *PROBLEM, "--device", "h201"), "device must be one of"),
     "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
@@ -222,6 +224,39 @@ def test_tune_show_explain_check(kgen: Any, tmp_path: Path) -> None:
 
     again = kgen("tune", *SMALL, "--trials", "3", "--out", out)
     assert again.code == 0 and f"saved in {tuned.json['path']}" in again.out and "modelled (not measured)" in again.out
+
+
+LAYERS = {
+    "patchconv": (
+        "--channels",
+        "3",
+        "--outputs",
+        "32",
+        "--height",
+        "9",
+        "--width",
+        "8",
+        "--patch",
+        "4",
+        "--pixels",
+        "uint8",
+    ),
+    "classifier": ("--channels", "32", "--size", "3", "--classes", "10", "--batch", "2"),
+}
+
+
+@needs_nvrtc
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", LAYERS)
+def test_other_families_go_the_same_way(kgen: Any, tmp_path: Path, name: str) -> None:
+    out, problem = str(tmp_path / "out"), (name, *LAYERS[name], "--device", "h200")
+    explained = kgen("explain", *problem, "--json")
+    assert explained.code == 0 and [kernel["symbol"] for kernel in explained.json["kernels"]] == [name]
+    tuned = kgen("tune", *problem, "--trials", "1", "--out", out, "--json")
+    assert tuned.code == 0 and Path(tuned.json["path"]) == Path(out) / name / "nvidia-h200.json"
+    checked = kgen("check", *problem, "--emulate", "--folder", out, "--json")
+    assert checked.code == 0 and checked.json["config"] == tuned.json["entry"]["config"]
+    assert f"{name}(batch" in kgen("show", "--folder", out).out
 
 
 @needs_nvrtc

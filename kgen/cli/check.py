@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
-from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.cli.choose import choose_config
-from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, convfirst_command, print_json
+from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, print_json
+from kgen.cli.problems import for_every_family
 from kgen.devices import Device, find_device
 from kgen.errors import CompileError, DeviceError
 
@@ -23,17 +24,16 @@ LIMIT_S = 300.0
 check_app = typer.Typer(help="Verify the tuned config of a block, or a given one, against float64.")
 
 
-@check_app.command("convfirst")
-@convfirst_command
-def check_convfirst(
-    problem: ConvFirst,
+@for_every_family(check_app)
+def _check(
+    problem: KernelProblem,
     config: ConfigText = None,
     device: DeviceSpec = None,
     folder: Folder = None,
     emulate: Annotated[bool, typer.Option("--emulate", help="On the CPU, with a batch that may be cut.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a ConvFirst kernel; exit code 1 when it fails."""
+    """Verify its kernels; exit code 1 when they fail."""
     from kgen.compile import compile_cubin
     from kgen.render import render
     from kgen.worker import Job, Outcome, Worker
@@ -81,7 +81,7 @@ def _target(spec: str | None, emulate: bool) -> Device:
     return device
 
 
-def _bound(problem: ConvFirst, config: Config, device: Device) -> float:
+def _bound(problem: KernelProblem, config: Config, device: Device) -> float:
     """The largest error that passes, of the problem that was run: the emulator may have cut its batch."""
     from kgen.cases import cached_case
     from kgen.verify import smaller_program

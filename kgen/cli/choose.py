@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
-from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.cli.options import parse_config
 from kgen.devices import Device
 from kgen.tuned import lookup
 
 
-def choose_config(problem: ConvFirst, device: Device, text: str | None, folder: Path | None) -> tuple[Any, str]:
+def choose_config(problem: KernelProblem, device: Device, text: str | None, folder: Path | None) -> tuple[Any, str]:
     """A config and where it comes from; what the user should know of it goes to stderr."""
     if text is not None:
         return parse_config(problem.family, text), "--config"

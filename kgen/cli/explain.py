@@ -8,10 +8,11 @@ import typer
 from rich.table import Table
 
 from kgen import machine
+from kgen.arrays import KernelProblem
 from kgen.blocks import family
-from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.cli.choose import choose_config
-from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, config_line, convfirst_command, print_json
+from kgen.cli.options import AsJson, ConfigText, DeviceSpec, Folder, config_line, print_json
+from kgen.cli.problems import for_every_family
 from kgen.cli.tables import console, table
 from kgen.devices import find_device
 from kgen.machine import KernelPlan, Program
@@ -21,16 +22,15 @@ _COLUMNS = ("flops", "issued_flops", "special", "dram_bytes", "l2_bytes", "share
 explain_app = typer.Typer(help="Show what a block's kernels do, and how fast they could be at best.")
 
 
-@explain_app.command("convfirst")
-@convfirst_command
-def explain_convfirst(
-    problem: ConvFirst,
+@for_every_family(explain_app)
+def _explain(
+    problem: KernelProblem,
     config: ConfigText = None,
     device: DeviceSpec = None,
     folder: Folder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain a ConvFirst block: of --config, else of the tuned config, else of the default one."""
+    """Explain its kernels: of --config, else of the tuned config, else of the default one."""
     target = find_device(device)
     chosen, origin = choose_config(problem, target, config, folder)
     program: Program = family(problem.family).plan(problem, chosen, target)

@@ -62,8 +62,7 @@ def _entries_table(file: TunedFile) -> Table:
     from kgen.render import template_digest
 
     rows = table(
-        *("batch", "size", "channels", "expansion", "act", "dtype"),
-        *("us", "error", "how", "efficiency", "attainable", "trials"),
+        *("problem", "us", "error", "how", "efficiency", "attainable", "trials"),
     )
     for entry in file.entries:
         measured = entry.measured
@@ -71,7 +70,7 @@ def _entries_table(file: TunedFile) -> Table:
         error = measured.error if measured else entry.error
         how = "measured" if measured else "modelled"
         rows.add_row(
-            *_problem_cells(entry.problem.to_json()),
+            str(entry.problem),
             "" if latency_us is None else f"{latency_us:.1f}",
             "" if error is None else f"{error:.2g}",
             how if entry.template_digest == template_digest(entry.config.template) else f"{how}, stale",
@@ -80,13 +79,6 @@ def _entries_table(file: TunedFile) -> Table:
             str(entry.trials),
         )
     return rows
-
-
-def _problem_cells(problem: dict[str, Any]) -> list[str]:
-    activation = problem["activation"] + ("" if problem["residual"] else ", no residual")
-    size = f"{problem['height']}x{problem['width']}"
-    dtype = problem["dtype"] + (", float8" if problem["matmul"] == "float8" else "")
-    return [*map(str, (problem["batch"], size, problem["channels"], problem["expansion"], activation, dtype))]
 
 
 def _spec(device: Device) -> str:

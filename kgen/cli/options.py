@@ -1,18 +1,15 @@
-"""Options that commands share: the problem, a config, the device, and how results are printed."""
+"""Options that commands share: a config, the device, and how results are printed."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kgen.blocks import family
-from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import ProblemError
 from kgen.machine import Config
 
@@ -23,58 +20,6 @@ DeviceSpec = Annotated[
 Folder = Annotated[Path | None, typer.Option("--folder", help="Folder of tuned configs to look in first.")]
 ConfigText = Annotated[str | None, typer.Option("--config", help="A config: JSON text, or a file that holds it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-def _problem(
-    channels: Annotated[int, typer.Option(help="Channels, a multiple of 16.")],
-    size: Annotated[int | None, typer.Option(help="Height and width.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height, in the place of --size.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width, in the place of --size.")] = None,
-    batch: Annotated[int, typer.Option(help="Images.")] = 1,
-    expansion: Annotated[float, typer.Option(help="Hidden channels per channel, 1 to 8.")] = 4,
-    act: Annotated[str, typer.Option(help="silu, relu, gelu, gelu_tanh or identity.")] = "silu",
-    dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
-    residual: Annotated[bool, typer.Option(help="Whether the block adds its input.")] = True,
-    matmul: Annotated[
-        str, typer.Option(help="storage, or float8 (e4m3, scaled per channel; Hopper only; less accurate).")
-    ] = "storage",
-) -> ConvFirst:
-    """The convfirst problem that the options name."""
-    if size is not None and (height is not None or width is not None):
-        raise ProblemError("pass either --size or --height and --width, but got both; drop one of them")
-    height, width = (size, size) if size is not None else (height, width)
-    if height is None or width is None:
-        raise ProblemError(
-            "a problem needs a height and a width, but one is missing; pass --size, or --height and --width"
-        )
-    whole = int(expansion) if expansion == expansion // 1 else expansion
-    return ConvFirst(
-        batch=batch,
-        height=height,
-        width=width,
-        channels=channels,
-        expansion=whole,
-        activation=act,  # type: ignore[arg-type]  # the constructor checks it
-        dtype=dtype,  # type: ignore[arg-type]
-        residual=residual,
-        matmul=matmul,  # type: ignore[arg-type]
-    )
-
-
-def convfirst_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a convfirst problem, which it receives as its first argument."""
-    shared = inspect.signature(_problem, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-
-    @functools.wraps(command)
-    def run(**options: Any) -> None:
-        command(_problem(**{name: options.pop(name) for name in shared}), **options)
-
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*shared.values(), *own)]
-    del run.__wrapped__  # typer would look through it
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
 
 
 def parse_config(family_name: str, text: str) -> Any:

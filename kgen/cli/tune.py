@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.cli.options import AsJson, DeviceSpec, config_line, convfirst_command, print_json
+from kgen.arrays import KernelProblem
+from kgen.cli.options import AsJson, DeviceSpec, config_line, print_json
+from kgen.cli.problems import for_every_family
 from kgen.devices import find_device
 
 if TYPE_CHECKING:
@@ -26,10 +27,9 @@ tune_app = typer.Typer(
 )
 
 
-@tune_app.command("convfirst")
-@convfirst_command
-def tune_convfirst(
-    problem: ConvFirst,
+@for_every_family(tune_app)
+def _tune(
+    problem: KernelProblem,
     trials: Annotated[
         int | None,
         typer.Option(help=f"Compiled candidates in the study; {MEASURED_TRIALS}, or {MODELLED_TRIALS} when modelled."),
@@ -46,7 +46,7 @@ def tune_convfirst(
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a ConvFirst block. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
+    """Search for its fastest config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
     from kgen.search import SearchInterrupted, find, silent, terminal_progress
 
     target = find_device(device)

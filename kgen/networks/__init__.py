@@ -1,13 +1,15 @@
 """Whole networks of ConvFirst blocks: as data, their weights, and their computation without a GPU.
 
-``HostNetwork(network, weights)`` is a callable: ``logits = model(images)``.
+``load(network, weights)`` returns a callable: ``logits = model(images)``.
 """
 
 from __future__ import annotations
 
 from kgen.networks.checkpoint import load_weights, save_weights
 from kgen.networks.description import Description, describe
+from kgen.networks.gpu import GpuNetwork
 from kgen.networks.host import HostNetwork
+from kgen.networks.loading import load
 from kgen.networks.reference import layered, reference
 from kgen.networks.spec import Layer, Network
 from kgen.networks.variants import convfirst_base, convfirst_narrow, convfirst_small, convfirst_tiny, variant
@@ -15,6 +17,7 @@ from kgen.networks.weights import NetworkWeights, fold
 
 __all__ = [
     "Description",
+    "GpuNetwork",
     "HostNetwork",
     "Layer",
     "Network",
@@ -26,6 +29,7 @@ __all__ = [
     "describe",
     "fold",
     "layered",
+    "load",
     "load_weights",
     "reference",
     "save_weights",

@@ -1,9 +1,11 @@
 // A pointwise layer: out = epilogue(in W + b), a matmul over flat pixels whose weights stream through a ring.
 //
-// A Spec gives the sizes as constexpr int: K and N channels in and out; SPLIT, the work items a tile's outputs are
-// split over; PIXELS of a tile; WARPS_M x WARPS_N x WARPS_K warps over pixels x outputs x inputs; CHUNK inputs a step;
-// STAGES. OUTER_N tells the order of the packed core matrices: [N / 8][K / 8] if true, else [K / 16][N / 8][2].
-// ADDS_RESIDUAL adds a tensor like the output; `static float activate(float)` is applied before.
+// `Input` says where a pixel's inputs lie: `copy(to, pixel, unit, real)` brings the unit-th 8 of them to shared memory,
+// or zeros if the pixel is not real. A Spec gives the sizes as constexpr int: K and N channels in and out; SPLIT, the
+// work items a tile's outputs are split over; PIXELS of a tile; WARPS_M x WARPS_N x WARPS_K warps over pixels x outputs
+// x inputs; CHUNK inputs a step; STAGES. OUTER_N tells the order of the packed core matrices: [N / 8][K / 8] if true,
+// else [K / 16][N / 8][2]. ADDS_RESIDUAL adds a tensor like the output; `static float activate(float)` is applied
+// before.
 #pragma once
 #include "tile/index.cuh"
 #include "tile/ring.cuh"
@@ -38,27 +40,36 @@ struct PointwiseShape {
     using Accumulators = float[M_TILES][2 * MY_BLOCKS][4];
 };
 
+// Inputs as they lie in a tensor of K channels.
+template <class T, int K>
+struct PixelInput {
+    const T* in;
+
+    __device__ void copy(unsigned char* to, int pixel, int unit, bool real) const {
+        cp_async_16(to, in + static_cast<long long>(pixel) * K + unit * 8, real);
+    }
+};
+
 // Copies for one step: a chunk of the item's input pixels and the weights that meet it.
-template <class T, class Spec>
+template <class Spec, class Input>
 struct LoadPointwiseStep {
     using Shape = PointwiseShape<Spec>;
-    const T* in;
+    Input in;
     const unsigned char* weights;
     int pixels, items;
     int item, chunk;  // the next step
 
-    __device__ LoadPointwiseStep(const T* in, const unsigned char* weights, int pixels, int items)
+    __device__ LoadPointwiseStep(const Input& in, const unsigned char* weights, int pixels, int items)
         : in(in), weights(weights), pixels(pixels), items(items), item(blockIdx.x), chunk(0) {}
 
     __device__ void operator()(unsigned char* slot) {
         if (item >= items) return;
         constexpr int UNITS = Spec::CHUNK / 8;
         const int first = item / Spec::SPLIT * Spec::PIXELS, split = item % Spec::SPLIT;
-        const T* const origin = in + static_cast<long long>(first) * Spec::K + chunk * Spec::CHUNK;
         share_out<Shape::THREADS, Spec::PIXELS * UNITS>(threadIdx.x, [&](int i) {
             const int pixel = i / UNITS, unit = i % UNITS;
-            cp_async_16(slot + pixel * Shape::IN_PITCH + unit * 16, origin + pixel * Spec::K + unit * 8,
-                        inside(first + pixel, pixels));
+            in.copy(slot + pixel * Shape::IN_PITCH + unit * 16, first + pixel, chunk * UNITS + unit,
+                    inside(first + pixel, pixels));
         });
         if constexpr (Spec::OUTER_N) {
             constexpr int ROW = Spec::K * 16;  // core matrices of 8 outputs
@@ -100,17 +111,17 @@ __device__ inline void reduce(typename PointwiseShape<Spec>::Accumulators& acc, 
     }
 }
 
-template <class T, class Spec>
-__device__ inline void pointwise(unsigned char* shared, const T* in, const unsigned char* weights, const float* bias,
-                                 const T* residual, T* out, int pixels) {
+template <class T, class Spec, class Input>
+__device__ inline void pointwise(unsigned char* shared, const Input& in, const unsigned char* weights,
+                                 const float* bias, const T* residual, T* out, int pixels) {
     using Shape = PointwiseShape<Spec>;
     const int group = threadIdx.x / Shape::GROUP;
     const Place<Spec::WARPS_N> at(threadIdx.x % Shape::GROUP);
     const int items = ceil_div(pixels, Spec::PIXELS) * Spec::SPLIT;
     const int first_row = at.warp_m * Shape::M_TILES * 16, first_block = at.warp_n * Shape::MY_BLOCKS;
     const int my_weights = Shape::IN_BYTES + first_block * 2 * Shape::N8_STRIDE + core_row(Shape::N8_STRIDE, at.lane);
-    LoadPointwiseStep<T, Spec> load(in, weights, pixels, items);
-    Ring<Spec::STAGES, Shape::SLOT, LoadPointwiseStep<T, Spec>> ring(shared, load);
+    LoadPointwiseStep<Spec, Input> load(in, weights, pixels, items);
+    Ring<Spec::STAGES, Shape::SLOT, LoadPointwiseStep<Spec, Input>> ring(shared, load);
 
     for (int item = blockIdx.x; item < items; item += gridDim.x) {
         const int first_pixel = item / Spec::SPLIT * Spec::PIXELS, first_output = item % Spec::SPLIT * Shape::OUTPUTS;

@@ -14,7 +14,7 @@ from kgen.tensors import Tensor
 
 DType = Literal["float16", "bfloat16"]
 
-MAX_CHANNELS = 4096
+MAX_CHANNELS = 1024
 MAX_CLASSES = 65536
 
 

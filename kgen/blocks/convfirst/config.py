@@ -7,11 +7,11 @@ Each side has a class of configs with the fields that its kernels need.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from kgen.blocks.activations import Sigmoid
-from kgen.errors import ProblemError
+from kgen.blocks.configs import config_of
 
 Boundary = Literal["fused", "split", "layers"]
 WeightResidency = Literal["resident", "streamed"]
@@ -190,16 +190,5 @@ def config_from_json(values: Mapping[str, Any]) -> ConvFirstConfig:
     Raises:
         ProblemError: the side is unknown, or a field of it is unknown or missing.
     """
-    side = values.get("boundary")
-    if side not in tuple(SIDES):
-        found = f"got boundary={side!r}" if "boundary" in values else "boundary is missing"
-        raise ProblemError(f"a convfirst config's boundary must be one of {', '.join(SIDES)}, but {found}; set it so")
-    known = {field.name: field.default is MISSING for field in fields(SIDES[side])}
-    wrong = [f"{name} is unknown" for name in sorted(set(values) - set(known))]
-    wrong += [f"{name} is missing" for name, required in known.items() if required and name not in values]
-    if wrong:
-        raise ProblemError(
-            f"a convfirst config must name each field of its side, {side}, but {', '.join(wrong)}; "
-            "start from the config that `kgen explain --json` prints"
-        )
-    return SIDES[side](**values)
+    config: ConvFirstConfig = config_of("convfirst", SIDES, values)
+    return config

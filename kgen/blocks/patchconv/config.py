@@ -1,0 +1,53 @@
+"""Patchconv configs: points of the search space, flat and JSON-shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from kgen.blocks.activations import Sigmoid
+from kgen.blocks.configs import config_of
+
+SIDE = "portable"
+
+
+@dataclass(frozen=True)
+class PatchConvConfig:
+    """Everything tunable about the kernel; which configs are legal is the plan's business.
+
+    A work item is ``pixels`` of y times the outputs of one of ``out_split`` parts. The CTA's warps form a ``warps_m`` x
+    ``warps_n`` x ``warps_k`` grid over pixels x outputs x inputs.
+    """
+
+    boundary: Literal["portable"]
+    pixels: int
+    warps_m: int
+    warps_n: int
+    warps_k: int
+    """Warp groups that split the sum over inputs and add their parts at the end."""
+    chunk: int
+    """Inputs per pipeline step."""
+    stages: int
+    """Slots of the ring."""
+    out_split: int
+    """Work items over which the outputs of a tile of pixels are split."""
+    sigmoid: Sigmoid
+    ctas_per_sm: int
+    """Occupancy asked of the compiler through __launch_bounds__."""
+
+    template: ClassVar[str] = "patchconv.cu.j2"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON-shaped."""
+        return asdict(self)
+
+
+def config_from_json(values: Mapping[str, Any]) -> PatchConvConfig:
+    """The config that ``to_json`` gave. The values are the plan's to check.
+
+    Raises:
+        ProblemError: the side is unknown, or a field is unknown or missing.
+    """
+    config: PatchConvConfig = config_of("patchconv", {SIDE: PatchConvConfig}, values)
+    return config

@@ -1,0 +1,104 @@
+"""The patchconv search space: the values each field may take, and feasible configs drawn from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from kgen.blocks.activations import SIGMOIDS
+from kgen.blocks.favourites import Space, single_changes
+from kgen.blocks.favourites import favourites as favourites_of
+from kgen.blocks.patchconv.config import SIDE, PatchConvConfig
+from kgen.blocks.patchconv.plan import check, plan
+from kgen.blocks.patchconv.problem import PatchConv
+from kgen.blocks.patchconv.weights import padded_inputs
+from kgen.devices import Device
+from kgen.errors import InfeasibleError
+
+Choices = dict[str, tuple[Any, ...]]
+
+_RELAXATIONS: tuple[dict[str, Any], ...] = ({"ctas_per_sm": 1}, {"stages": 2}, {"warps_k": 1}, {"chunk": 16})
+"""Steps towards fewer resources, taken one after another."""
+_KIND = ("pixels", "warps_m", "warps_n", "out_split", "chunk")
+
+
+def choices(problem: PatchConv, device: Device) -> dict[str, Choices]:
+    """Values by side and field; there is one side."""
+    inputs, blocks = padded_inputs(problem), problem.outputs // 16
+    values: Choices = {
+        "pixels": (16, 32, 64, 96, 128, 192, 256),
+        "warps_m": (1, 2, 3, 4, 6, 8),
+        "warps_n": tuple(n for n in (1, 2, 3, 4, 6, 8) if blocks % n == 0),
+        "warps_k": (1, 2, 4),
+        "chunk": tuple(c for c in (16, 32, 48, 64, 96, 128, 192, 256) if inputs % c == 0),
+        "stages": (2, 3, 4, 6),
+        "out_split": tuple(s for s in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if blocks % s == 0),
+        "sigmoid": SIGMOIDS[problem.activation],
+        "ctas_per_sm": (1, 2, 3, 4),
+    }
+    return {SIDE: values}
+
+
+def default_config(problem: PatchConv, device: Device) -> PatchConvConfig:
+    """A config that is feasible for every problem on every device with 99 KB of shared memory a CTA."""
+    blocks = problem.outputs // 16
+    return PatchConvConfig(
+        boundary="portable",
+        pixels=32,
+        warps_m=2,
+        warps_n=1,
+        warps_k=1,
+        chunk=16,
+        stages=3,
+        out_split=next(s for s in range(1, blocks + 1) if blocks % s == 0 and blocks // s <= 4),
+        sigmoid="exp2",
+        ctas_per_sm=1,
+    )
+
+
+def draw(problem: PatchConv, device: Device, rng: random.Random) -> PatchConvConfig | None:
+    """A random config whose fields fit each other; None where it breaks a rule after all."""
+    values = choices(problem, device)[SIDE]
+    picked: dict[str, Any] = {"boundary": SIDE}
+
+    def pick(name: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
+        fitting = [value for value in values[name] if fits(value)]
+        picked[name] = rng.choice(fitting or list(values[name]))
+        return picked[name]
+
+    pixels = pick("pixels")
+    pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
+    blocks = problem.outputs // 16 // pick("out_split")
+    pick("warps_n", lambda n: blocks % n == 0)
+    warps_k = pick("warps_k")
+    pick("chunk", lambda c: c % (16 * warps_k) == 0)
+    for name in [name for name in values if name not in picked]:
+        pick(name)
+    return relax(problem, PatchConvConfig(**picked), device)
+
+
+def relax(problem: PatchConv, config: PatchConvConfig, device: Device) -> PatchConvConfig | None:
+    """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
+    for change in ({}, *_RELAXATIONS):
+        config = replace(config, **change)
+        try:
+            check(problem, config, device)
+        except InfeasibleError:
+            continue
+        return config
+    return None
+
+
+def _neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> Iterator[PatchConvConfig | None]:
+    """One field changed, or a tile with its warps; made feasible where possible."""
+    values = choices(problem, device)[SIDE]
+    tiles = [{"pixels": p, "warps_m": m} for p in values["pixels"] for m in values["warps_m"] if p % (16 * m) == 0]
+    for change in (*single_changes(config, values), *tiles):
+        yield relax(problem, replace(config, **change), device)
+
+
+favourites = partial(favourites_of, Space(plan, choices, draw, _neighbours, _KIND))
+"""The feasible configs of a problem on a device that the model predicts fastest: (problem, device, count)."""

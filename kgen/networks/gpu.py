@@ -1,0 +1,197 @@
+"""A network on a GPU: the stem on the caller's images, a CUDA graph of all layers between, the head to the logits.
+
+The first and the last kernel take the caller's arrays where they lie, so nothing is copied. What is between runs in
+memory of the network's own, at addresses that stay, and is captured in a graph for each shape of images.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kgen.arrays import Adapter, Layout, Layouts, adapter_of
+from kgen.errors import DeviceError
+from kgen.launch import LoadedProgram
+from kgen.networks.arena import plan_arena
+from kgen.networks.images import layers_for
+from kgen.networks.programs import NetworkPrograms
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One layer's launch; an address that is the caller's to give is None."""
+
+    program: LoadedProgram
+    x: int | None
+    weights: int
+    workspace: int
+    y: int | None
+    batch: int
+
+    def launch(self, stream: int, *, x: int | None = None, y: int | None = None) -> None:
+        source, target = self.x if x is None else x, self.y if y is None else y
+        assert source is not None and target is not None
+        self.program.launch(source, self.weights, self.workspace, target, self.batch, stream)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What runs for images of one shape and layout."""
+
+    steps: tuple[_Step, ...]
+    layouts: Layouts
+    graph: Any
+    """Of all steps but the first and the last."""
+
+
+class GpuNetwork:
+    """A callable network, ``logits = model(images)``, or ``model(images, out=logits)`` without allocating.
+
+    Images are CuPy arrays, PyTorch CUDA tensors, or offer __cuda_array_interface__ or DLPack, in any view of the stem's
+    x; batch and image size are taken from them. Logits have shape (batch, classes), in the network's dtype. The kernels
+    run on PyTorch's current stream for a tensor and on CuPy's for everything else.
+
+    The first call for a shape plans, compiles and captures; later ones replay. A caller that captures a call in a graph
+    of its own makes one for that shape before, and orders that graph among the other calls itself. An instance has one
+    set of buffers, so its calls run one after the other, on whatever streams; for calls side by side, :meth:`clone` it.
+    Clones share weights and kernels.
+    """
+
+    def __init__(self, programs: NetworkPrograms) -> None:
+        import cupy
+        from cupy_backends.cuda.api import runtime
+
+        self.network = programs.network
+        self.device = programs.device
+        self._cupy = cupy
+        self._runtime = runtime
+        self._programs = programs
+        self._shapes: dict[object, _Shape] = {}
+        self._adapters: dict[object, Adapter] = {}
+        self._memory: Any = None
+        self._kept: list[Any] = []
+        self._lock = threading.Lock()
+        self._stream = 0
+        with cupy.cuda.Device(programs.ordinal):
+            self._done = cupy.cuda.Event(disable_timing=True)
+
+    def clone(self) -> GpuNetwork:
+        """Another instance, with buffers of its own."""
+        return GpuNetwork(self._programs)
+
+    def __call__(self, images: Any, out: Any = None) -> Any:
+        """Queue the network's kernels and return at once.
+
+        Raises:
+            ArrayError: images or out have a wrong shape, dtype, layout, alignment or device.
+            ProblemError: the images are too small.
+            DeviceError: the GPU has too little free memory.
+        """
+        key = (type(images), images.shape, _strides(images))
+        with self._lock:
+            shape = self._shapes.get(key) or self._prepare(images, key)
+            adapter = self._adapters[key]
+            x = adapter.pointer(images, "x")
+            if out is None:
+                out = adapter.empty_for(images)
+            y = adapter.pointer(out, "out")
+            self._run(shape, x, y, adapter.stream())
+        return out
+
+    def _run(self, shape: _Shape, x: int, y: int, stream: int) -> None:
+        if self._runtime.streamIsCapturing(stream):
+            self._run_captured(shape, x, y, stream)
+            return
+        if stream != self._stream:
+            self._runtime.streamWaitEvent(stream, self._done.ptr)
+            self._stream = stream
+        shape.steps[0].launch(stream, x=x)
+        self._runtime.graphLaunch(shape.graph.graphExec, stream)
+        shape.steps[-1].launch(stream, y=y)
+        self._runtime.eventRecord(self._done.ptr, stream)
+
+    def _run_captured(self, shape: _Shape, x: int, y: int, stream: int) -> None:
+        """Into the caller's graph, which no other one can be launched into; its buffers must stay as long as this."""
+        shape.steps[0].launch(stream, x=x)
+        for step in shape.steps[1:-1]:
+            step.launch(stream)
+        shape.steps[-1].launch(stream, y=y)
+        if not any(kept is self._memory for kept in self._kept):
+            self._kept.append(self._memory)
+
+    def _prepare(self, images: Any, key: object) -> _Shape:
+        """Everything that a new shape of images needs."""
+        layers = layers_for(self.network, *_description(images, self._cupy))
+        layouts = Layouts(Layout(layers[0].problem.x), Layout(layers[-1].problem.y))
+        adapter = adapter_of(images, layouts, self._programs.ordinal)
+        adapter.pointer(images, "x")  # that they lie on this GPU, before anything is compiled
+        loaded = self._programs.load(layers)
+        arena = plan_arena([layer.problem.y.bytes for layer in layers], [one.program.workspace_bytes for one in loaded])
+        base = self._reserve(arena.bytes)
+        places = [None, *(base + offset for offset in arena.y), None]
+        steps = tuple(
+            _Step(
+                one,
+                places[i],
+                self._programs.weights[layer.name],
+                base + arena.workspace if one.program.workspace_bytes else 0,
+                places[i + 1],
+                layers[0].problem.batch,
+            )
+            for i, (layer, one) in enumerate(zip(layers, loaded, strict=True))
+        )
+        shape = _Shape(steps, layouts, self._capture(steps[1:-1]))
+        self._shapes[key], self._adapters[key] = shape, adapter
+        return shape
+
+    def _reserve(self, size: int) -> int:
+        """The address of at least ``size`` bytes. When they must grow, what was captured before is forgotten."""
+        if self._memory is None or self._memory.nbytes < size:
+            self._done.synchronize()
+            self._shapes.clear()
+            self._memory = None
+            with self._cupy.cuda.Device(self._programs.ordinal):
+                try:
+                    self._memory = self._cupy.empty(size, dtype="uint8")
+                except self._cupy.cuda.memory.OutOfMemoryError as error:
+                    raise DeviceError(
+                        f"{self.network.name} needs {size / GIGABYTE:.2f} GB of GPU memory between its layers for "
+                        f"these images, which {self.device.title} does not have free; use a smaller batch"
+                    ) from error
+                self._cupy.cuda.get_current_stream().synchronize()
+        return int(self._memory.data.ptr)
+
+    def _capture(self, steps: tuple[_Step, ...]) -> Any:
+        with self._cupy.cuda.Device(self._programs.ordinal):
+            stream = self._cupy.cuda.Stream(non_blocking=True)
+            stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
+            try:
+                for step in steps:
+                    step.launch(stream.ptr)
+            finally:
+                graph = stream.end_capture()
+            graph.upload(stream)
+            stream.synchronize()
+        return graph
+
+    def __repr__(self) -> str:
+        return f"<kgen network {self.network.name} on {self.device.title}>"
+
+
+def _strides(array: Any) -> object:
+    strides: Callable[[], object] | object = getattr(array, "stride", None)
+    return strides() if callable(strides) else getattr(array, "strides", None)
+
+
+def _description(images: Any, cupy: Any) -> tuple[str, tuple[int, ...], tuple[int, ...], int]:
+    """Name of the dtype, shape, strides in elements and address."""
+    if hasattr(images, "data_ptr"):
+        dtype = str(images.dtype).removeprefix("torch.")
+        return dtype, tuple(images.shape), tuple(images.stride()), images.data_ptr()
+    array = images if isinstance(images, cupy.ndarray) else cupy.asarray(images)
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    return array.dtype.name, array.shape, strides, array.data.ptr
