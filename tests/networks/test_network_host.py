@@ -97,6 +97,14 @@ def test_wrong_images_are_refused(spoil, error, sentence):
         model()(spoil(image()))
 
 
+def test_out_is_filled_and_returned():
+    run, x, out = model(), image(), np.full((2, 10), np.nan, np.float16)
+    assert run(x, out=out) is out
+    np.testing.assert_array_equal(out, run(x))
+    with pytest.raises(ArrayError, match=r"out must have shape \(2, 10\), .* but got \(2, 9\)"):
+        run(x, out=out[:, :9].copy())
+
+
 def test_weights_of_another_network_are_refused():
     with pytest.raises(WeightsError, match="weights of convfirst_tiny must have the network's names"):
         HostNetwork(convfirst_tiny(), NetworkWeights.random(NETWORK))
