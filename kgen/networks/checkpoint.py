@@ -12,7 +12,7 @@ Tensors are float32, float16 or bfloat16. The BatchNorms' eps is the file's meta
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def load_weights(
     """
     tensors, eps = _read(Path(path))
     parts = parts_of(network)
-    wanted = {name for part in parts for name in _needed(part, tensors)}
-    optional = frozenset(name for part in parts for name in (f"{part.conv}.bias", f"{part.bn}.num_batches_tracked"))
-    check_names(f"weights file {path} for {network.name}", wanted, set(tensors), optional)
+    required = set().union(*(part.required(tensors) for part in parts))
+    optional = set().union(*(part.optional for part in parts))
+    check_names(f"weights file {path} for {network.name}", required, set(tensors) - optional)
     convs = {(part.layer, part.field): _conv(part, tensors, eps, path) for part in parts}
     layers: dict[str, LayerWeights] = {}
     for layer in network.smallest_layers():
@@ -79,7 +79,8 @@ def save_weights(path: str | Path, network: Network, weights: NetworkWeights) ->
         atomic_write(Path(path), data)
     except OSError as error:
         raise WeightsError(
-            f"weights file {path} must be writable, but writing it failed ({error.strerror}); choose another folder"
+            f"weights file {path} must be writable, but writing it failed ({error.strerror or type(error).__name__}); "
+            "choose another folder"
         ) from error
 
 
@@ -87,10 +88,11 @@ def _read(path: Path) -> tuple[Mapping[str, Any], float]:
     """The tensors as safetensors has them, {dtype, shape, data} by name, and the BatchNorms' eps."""
     try:
         data = path.read_bytes()
-        tensors = dict(safetensors.deserialize(data))
+        tensors = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise WeightsError(
-            f"weights file {path} must be readable, but reading it failed ({error.strerror}); check path and mode"
+            f"weights file {path} must be readable, but reading it failed ({error.strerror or type(error).__name__}); "
+            "check path and mode"
         ) from error
     except safetensors.SafetensorError as error:
         raise WeightsError(
@@ -105,14 +107,6 @@ def _read(path: Path) -> tuple[Mapping[str, Any], float]:
         raise WeightsError(
             f"metadata {EPS_KEY} of weights file {path} must be a number, but got {text!r}; save it with repr(eps)"
         ) from None
-
-
-def _needed(part: Part, present: Collection[str]) -> list[str]:
-    """Names that a file must have for this part: a BatchNorm has all of its tensors or none."""
-    if not part.bn:
-        return [f"{part.conv}.weight", f"{part.conv}.bias"]
-    norm = list(part.batch_norm.values())
-    return [f"{part.conv}.weight", *(norm if any(name in present for name in norm) else [])]
 
 
 def _conv(part: Part, tensors: Mapping[str, Any], eps: float, path: str | Path) -> Conv:

@@ -13,7 +13,7 @@ _HEADINGS = ("layer", "family", "output", "parameters", "operations")
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: ``shape`` is its output's, (batch, height, width, channels).
+    """One layer: ``shape`` is its output's, (batch, height, width, channels) or (batch, classes).
 
     ``parameters`` counts trainable numbers, a BatchNorm's gamma and beta among them; ``flops`` counts operations by
     direct convolution, 2 per multiply-accumulate, for the whole batch.
@@ -21,7 +21,7 @@ class Row:
 
     name: str
     family: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     parameters: int
     flops: int
 
@@ -53,7 +53,7 @@ class Description:
         return "\n".join([title, *table])
 
 
-def describe(network: str | Network, *, size: int = 224, batch: int = 1) -> Description:
+def describe(network: str | Network, size: int = 224, batch: int = 1) -> Description:
     """A network, or the variant of that name, for ``batch`` images of size x size pixels.
 
     Raises:
@@ -65,7 +65,7 @@ def describe(network: str | Network, *, size: int = 224, batch: int = 1) -> Desc
 
 def _row(layer: Layer) -> Row:
     parameters = sum(part.parameters for part in parts_of_layer(layer))
-    return Row(layer.name, layer.problem.family, layer.problem.y.shape, parameters, layer.problem.flops)
+    return Row(layer.name, layer.problem.family, layer.problem.y.views[0].shape, parameters, layer.problem.flops)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

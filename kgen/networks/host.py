@@ -11,7 +11,7 @@ from kgen.networks.weights import NetworkWeights, fold
 
 
 class HostNetwork:
-    """A callable network, ``logits = model(images)``, whose layers run in float32 NumPy, one after the other.
+    """A callable network, ``logits = model(images)``, or ``model(images, out=logits)``, in float32 NumPy.
 
     Images are NumPy arrays or PyTorch CPU tensors, in any view of the stem's x (see
     :func:`~kgen.networks.images.layers_for`); batch and image size are taken from them. Logits have shape (batch,
@@ -26,19 +26,20 @@ class HostNetwork:
         self.network = network
         self._folded = fold(network, weights)
 
-    def __call__(self, images: Any) -> Any:
-        """Run the network.
+    def __call__(self, images: Any, out: Any = None) -> Any:
+        """Run the network, one layer after the other.
 
         Raises:
-            ArrayError: the images have a wrong shape, dtype, layout or alignment.
+            ArrayError: images or out have a wrong shape, dtype, layout or alignment.
             ProblemError: they are too small.
         """
         given = numpy_view(images, "images")
         strides = tuple(stride // given.itemsize for stride in given.strides)
+        *before, head = layers_for(self.network, given.dtype.name, given.shape, strides, given.ctypes.data)
         x = images
-        for layer in layers_for(self.network, given.dtype.name, given.shape, strides, given.ctypes.data):
+        for layer in before:
             x = HostForward(layer.problem, self._folded[layer.name])(x)
-        return x
+        return HostForward(head.problem, self._folded[head.name])(x, out)
 
     def __repr__(self) -> str:
         return f"<kgen network {self.network.name} in NumPy>"

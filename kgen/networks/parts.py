@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
@@ -38,6 +39,17 @@ class Part:
     def batch_norm(self) -> dict[str, str]:
         """Full names of the BatchNorm's tensors by the fields of :class:`kgen.BatchNorm`."""
         return {field: f"{self.bn}.{name}" for field, name in BATCH_NORM.items()} if self.bn else {}
+
+    def required(self, present: Collection[str]) -> set[str]:
+        """Names that a file which has those ``present`` must have: all tensors of a BatchNorm if it has any."""
+        names = {f"{self.conv}.weight"} if self.bn else {f"{self.conv}.weight", f"{self.conv}.bias"}
+        norm = set(self.batch_norm.values())
+        return names if norm.isdisjoint(present) else names | norm
+
+    @property
+    def optional(self) -> set[str]:
+        """Names that a file may have beside those."""
+        return {f"{self.conv}.bias", f"{self.bn}.num_batches_tracked"} if self.bn else set()
 
     @property
     def parameters(self) -> int:

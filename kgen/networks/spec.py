@@ -55,7 +55,7 @@ class Network:
     def __post_init__(self) -> None:
         if not (isinstance(self.widths, tuple) and isinstance(self.depths, tuple)):
             raise ProblemError(
-                f"widths and depths must be tuples, but got {self.widths!r} and {self.depths!r}; convert them with tuple"
+                f"widths and depths must be tuples, but got {self.widths!r} and {self.depths!r}; convert them"
             )
         if not self.widths or len(self.widths) != len(self.depths):
             raise ProblemError(

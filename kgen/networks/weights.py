@@ -38,12 +38,12 @@ class NetworkWeights:
         """
         rng = np.random.default_rng(seed)
         drawn: dict[str, LayerWeights] = {}
-        for name, problem in ((layer.name, layer.problem) for layer in network.smallest_layers()):
-            weights = family(problem.family).Weights.random(problem, int(rng.integers(_SEEDS)))
-            if isinstance(problem, ConvFirst):
-                depth = network.depths[int(name.split(".")[1])]
+        for layer in network.smallest_layers():
+            weights = family(layer.problem.family).Weights.random(layer.problem, int(rng.integers(_SEEDS)))
+            if isinstance(layer.problem, ConvFirst):
+                depth = network.depths[int(layer.name.split(".")[1])]  # of stages.{i}.blocks.{j}
                 weights = replace(weights, project=_damped(weights.project, depth**-0.5))
-            drawn[name] = weights
+            drawn[layer.name] = weights
         return cls(drawn)
 
     def without_batch_norms(self) -> NetworkWeights:
@@ -68,17 +68,17 @@ def fold(network: Network, weights: NetworkWeights) -> dict[str, Any]:
     layers = network.smallest_layers()
     check_names(f"weights of {network.name}", {layer.name for layer in layers}, set(weights.layers))
     folded = {}
-    for name, problem in ((layer.name, layer.problem) for layer in layers):
+    for layer in layers:
         try:
-            folded[name] = family(problem.family).fold(problem, weights.layers[name])
+            folded[layer.name] = family(layer.problem.family).fold(layer.problem, weights.layers[layer.name])
         except WeightsError as error:
-            raise WeightsError(f"layer {name} of {network.name}: {error}") from error
+            raise WeightsError(f"layer {layer.name} of {network.name}: {error}") from error
     return folded
 
 
-def check_names(subject: str, wanted: set[str], found: set[str], optional: frozenset[str] = frozenset()) -> None:
-    """Raise WeightsError unless all that is wanted was found, and nothing but that and what is ``optional``."""
-    missing, unexpected = wanted - found, found - wanted - optional
+def check_names(subject: str, wanted: set[str], found: set[str]) -> None:
+    """Raise WeightsError unless exactly what is wanted was found; the first dozen names of each kind are listed."""
+    missing, unexpected = wanted - found, found - wanted
     faults = [f"it lacks {_listed(missing)}"] if missing else []
     faults += [f"it has no use for {_listed(unexpected)}"] if unexpected else []
     if faults:
