@@ -155,7 +155,7 @@ class TestConfig:
     def config(self, folder, problem=PROBLEM):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            config = runtime._config(problem, H200, folder)
+            config = runtime.config_for(problem, H200, folder)
         assert all(warning.category is KgenWarning for warning in told)
         return config, [str(warning.message) for warning in told]
 
@@ -206,7 +206,7 @@ class TestConfig:
     def test_without_any_entry_the_default_is_used(self, tmp_path):
         device = replace(H200, title="NVIDIA Unheard-of")
         with pytest.warns(KgenWarning, match="no tuned config for NVIDIA Unheard-of .* untuned default"):
-            assert runtime._config(PROBLEM, device, tmp_path) == default_config(PROBLEM, device)
+            assert runtime.config_for(PROBLEM, device, tmp_path) == default_config(PROBLEM, device)
 
 
 def runtime_digest():

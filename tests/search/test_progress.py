@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from kgen.search import progress
-from kgen.search.progress import Snapshot, terminal_progress
+from kgen.search.progress import Snapshot, one_of, terminal_progress
 
 SNAPSHOT = Snapshot(
     done=10,
@@ -36,6 +36,12 @@ def test_the_line_holds_everything() -> None:
     )
     assert "best 12.3 us modelled," in str(replace(SNAPSHOT, measured=False))
     assert "best" not in str(replace(SNAPSHOT, best_us=None))
+
+
+def test_one_of_several_searches_says_so() -> None:
+    told: list[str] = []
+    one_of(9, 3, lambda snapshot: told.append(str(snapshot)))(SNAPSHOT)
+    assert told == [f"4 of 9: {SNAPSHOT}"]
 
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
