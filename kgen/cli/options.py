@@ -56,7 +56,11 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def print_json(document: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(document, indent=2))
+    print(json_text(document), end="")
+
+
+def json_text(document: Mapping[str, Any] | list[Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
 
 
 def config_line(config: Config) -> str:

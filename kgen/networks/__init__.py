@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from kgen.networks.checkpoint import load_weights, save_weights
+from kgen.networks.checkpoint import load_weights, save_weights, state_dict
 from kgen.networks.description import Description, describe
 from kgen.networks.gpu import GpuNetwork
 from kgen.networks.host import HostNetwork
@@ -33,5 +33,6 @@ __all__ = [
     "load_weights",
     "reference",
     "save_weights",
+    "state_dict",
     "variant",
 ]

@@ -72,9 +72,8 @@ def save_weights(path: str | Path, network: Network, weights: NetworkWeights) ->
         WeightsError: the weights do not fit the network, BatchNorms differ in eps, or the file cannot be written.
     """
     fold(network, weights)  # what does not fit must not be written
-    convs = {part: getattr(weights.layers[part.layer], part.field) for part in parts_of(network)}
-    tensors = {name: array for part, conv in convs.items() for name, array in _tensors(part, conv).items()}
-    data = safetensors.numpy.save(tensors, _metadata(convs.values()))
+    convs = (getattr(weights.layers[part.layer], part.field) for part in parts_of(network))
+    data = safetensors.numpy.save(state_dict(network, weights), _metadata(convs))
     try:
         atomic_write(Path(path), data)
     except OSError as error:
@@ -82,6 +81,14 @@ def save_weights(path: str | Path, network: Network, weights: NetworkWeights) ->
             f"weights file {path} must be writable, but writing it failed ({error.strerror or type(error).__name__}); "
             "choose another folder"
         ) from error
+
+
+def state_dict(network: Network, weights: NetworkWeights) -> dict[str, Array]:
+    """The tensors by their names in a file, and in PyTorch's state dict of the trainable module."""
+    tensors: dict[str, Array] = {}
+    for part in parts_of(network):
+        tensors |= _tensors(part, getattr(weights.layers[part.layer], part.field))
+    return tensors
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], float]:

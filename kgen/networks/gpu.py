@@ -83,6 +83,11 @@ class GpuNetwork:
         """Another instance, with buffers of its own."""
         return GpuNetwork(self._programs)
 
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory of the weights and of this instance's buffers, as of the largest images so far."""
+        return self._programs.weight_bytes + (0 if self._memory is None else int(self._memory.nbytes))
+
     def __call__(self, images: Any, out: Any = None) -> Any:
         """Queue the network's kernels and return at once.
 

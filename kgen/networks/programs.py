@@ -46,6 +46,11 @@ class NetworkPrograms:
         self.weights = {name: base + int(start) for name, start in zip(packed, starts[:-1], strict=True)}
         """Device addresses of the layers' weights."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all layers' packed weights."""
+        return int(self._memory.nbytes)
+
     def load(self, layers: tuple[Layer, ...]) -> list[LoadedProgram]:
         """Each layer's program, loaded; what was not met before is compiled, side by side.
 

@@ -1,0 +1,86 @@
+"""What a network is measured against: itself as kgen's kernels, and in PyTorch's stock layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kgen.devices import Device
+from kgen.errors import DeviceError, ProblemError
+from kgen.networks.bench import Contender
+from kgen.networks.checkpoint import state_dict
+from kgen.networks.gpu import GpuNetwork
+from kgen.networks.loading import load
+from kgen.networks.spec import Network
+from kgen.networks.weights import NetworkWeights
+from kgen.tensors import DTYPES
+
+PEERS = ("inductor", "eager")
+
+
+def ours(network: Network, weights: NetworkWeights, batch: int, size: int, device: Device) -> Contender:
+    """The network as :func:`kgen.networks.load` gives it, on random images.
+
+    Raises:
+        DeviceError: the device is not in this machine.
+    """
+    if device.ordinal is None:
+        raise DeviceError(f"networks are measured on a local GPU only, but {device.name} is a datasheet's; use cuda:0")
+    import cupy
+
+    model = load(network, weights, device=f"cuda:{device.ordinal}")
+    assert isinstance(model, GpuNetwork)
+    x = network.layers(batch, size, size)[0].problem.x
+    with cupy.cuda.Device(device.ordinal):
+        images = cupy.random.randint(0, 256, x.views[0].shape).astype(x.storage)
+        logits = cupy.empty((batch, network.classes), DTYPES[network.dtype])
+        stream = cupy.cuda.Stream(non_blocking=True)
+        cupy.cuda.get_current_stream().synchronize()
+
+    def call() -> None:
+        with stream:
+            model(images, out=logits)
+
+    return Contender(
+        "kgen", call, stream.synchronize, lambda: model.memory_bytes + int(images.nbytes) + int(logits.nbytes)
+    )
+
+
+def peer(name: str, network: Network, weights: NetworkWeights, batch: int, size: int, device: Device) -> Contender:
+    """The same network in PyTorch's stock layers: ``eager``, or ``inductor``, torch.compile with CUDA graphs.
+
+    Raises:
+        ProblemError: there is no such peer, or PyTorch is not installed.
+    """
+    if name not in PEERS:
+        raise ProblemError(f"a peer must be one of {', '.join(PEERS)}, but got {name!r}; choose one of them")
+    try:
+        import torch
+    except ImportError:
+        raise ProblemError(f"peer {name} needs PyTorch, which is not installed; pip install 'kgen[torch]'") from None
+    from kgen.torch import ConvFirstNet
+
+    place, dtype = torch.device("cuda", device.ordinal), getattr(torch, network.dtype)
+    module: Any = ConvFirstNet(
+        network.widths,
+        network.depths,
+        expansion=network.expansion,
+        activation=network.activation,
+        image_channels=network.image_channels,
+        classes=network.classes,
+        patch=network.patch,
+    )
+    tensors = {name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()}
+    module.load_state_dict(tensors, strict=False)  # num_batches_tracked is no weight
+    module = module.to(place, dtype).eval().to(memory_format=torch.channels_last)
+    shape = (batch, network.image_channels, size, size)
+    images = torch.randn(shape, device=place, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    torch.cuda.reset_peak_memory_stats(place)
+    run = torch.compile(module, mode="max-autotune") if name == "inductor" else module
+
+    def call() -> None:
+        with torch.no_grad():
+            run(images)
+
+    return Contender(
+        name, call, lambda: torch.cuda.synchronize(place), lambda: int(torch.cuda.max_memory_allocated(place))
+    )
