@@ -127,10 +127,18 @@ def load(problem: BlockProblem, weights: Any, *, device: str | None = None, fold
             )
         _tell_host()
         return HostBlock(problem, target, folded)
-    config = _config(problem, target, folder)
-    program = block.plan(problem, config, target)
-    cubin = compile_cubin(render(program), program.arch)
+    config, program, cubin = generate(problem, target, folder)
     return GpuBlock(problem, config, program, cubin, block.pack(problem, folded))
+
+
+def generate(problem: BlockProblem, device: Device, folder: Path | None = None) -> tuple[Config, Program, Cubin]:
+    """The best config known for the problem on a device, its plan and its machine code; errors as :func:`load`.
+
+    Whatever the config falls short of is told.
+    """
+    config = _config(problem, device, folder)
+    program = family(problem.family).plan(problem, config, device)
+    return config, program, compile_cubin(render(program), program.arch)
 
 
 def _config(problem: BlockProblem, device: Device, folder: Path | None) -> Config:

@@ -12,7 +12,17 @@ from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, as_array, rounded
 from kgen.errors import WeightsError
 
-__all__ = ["BatchNorm", "Conv", "ConvFirstWeights", "FoldedWeights", "fold", "pack", "storage_dtype", "unpack"]
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "ConvFirstWeights",
+    "FoldedWeights",
+    "fold",
+    "pack",
+    "packed_bytes",
+    "storage_dtype",
+    "unpack",
+]
 
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 _PADDED_TAPS = 10  # two taps fill one 16-deep matmul step, so nine taps take five steps
@@ -97,6 +107,12 @@ def pack(problem: ConvFirst, folded: FoldedWeights) -> Array:
     check_folded(problem, folded)
     parts = _float8_parts(folded, quantise(folded)) if problem.matmul == "float8" else _storage_parts(folded)
     return np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
+
+
+def packed_bytes(problem: ConvFirst) -> int:
+    """Size of what :func:`pack` returns."""
+    matrices = 2 * problem.matmul_bytes * problem.channels * problem.hidden
+    return problem.channels // 16 * 2560 + matrices + 4 * problem.vector_values
 
 
 def unpack(problem: ConvFirst, blob: Array) -> FoldedWeights:
