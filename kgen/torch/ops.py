@@ -63,7 +63,7 @@ def convfirst(
 def _on_gpu(
     x: torch.Tensor, packed: torch.Tensor, expansion: float, activation: str, dtype: str, residual: bool
 ) -> torch.Tensor:
-    key = (x.shape, x.get_device(), packed.shape, expansion, activation, dtype, residual)
+    key = (x.shape, x.get_device(), packed.shape, packed.dtype, expansion, activation, dtype, residual)
     launch = _launches.get(key) or _load(key, _problem(x, expansion, activation, dtype, residual), packed)
     x, y = _prepared(x, packed, dtype)
     launch(x, packed, y)
