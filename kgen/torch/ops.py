@@ -14,8 +14,7 @@ from typing import get_args
 
 import torch
 
-from kgen.arrays import ALIGNMENT_BYTES, torch_stream_getter
-from kgen.arrays import Layout as ImageLayout
+from kgen.arrays import ALIGNMENT_BYTES, Layout, torch_stream_getter
 from kgen.blocks.convfirst.problem import ConvFirst as Problem
 from kgen.blocks.convfirst.problem import DType
 from kgen.blocks.convfirst.weights import packed_bytes, unpack
@@ -43,7 +42,8 @@ def convfirst(
     x has shape (batch, channels, height, width) and the dtype that ``dtype`` names; the result has them too, in
     channels_last memory. An x that is not in channels_last memory is converted, which costs a copy. Under autocast x
     is cast to ``dtype`` first. ``packed`` is the vector of :func:`kgen.blocks.convfirst.weights.pack` as a uint8 tensor
-    on x's device. On a CPU the block is computed in float32 and rounded once. No gradients.
+    on x's device, written before the kernel that precedes this call on its stream: a kernel may read weights early.
+    On a CPU the block is computed in float32 and rounded once. No gradients.
 
     Raises:
         ProblemError: the problem breaks a rule.
@@ -54,7 +54,7 @@ def convfirst(
     """
     problem = _problem(x, expansion, activation, dtype, residual)
     x, y = _prepared(x, packed, dtype)
-    forward = HostForward(ImageLayout(problem), unpack(problem, packed.numpy()))
+    forward = HostForward(Layout(problem), unpack(problem, packed.numpy()))
     forward(x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1))
     return y
 
@@ -83,7 +83,7 @@ def _register_autocast(device_type: str) -> None:
     def under_autocast(x: torch.Tensor, packed: torch.Tensor, *scalars: object) -> torch.Tensor:
         _, _, dtype, _ = scalars
         with torch.autocast(device_type, enabled=False):
-            return torch.ops.kgen.convfirst(x.to(STORAGE_DTYPES[str(dtype)]), packed, *scalars)
+            return torch.ops.kgen.convfirst(x.to(STORAGE_DTYPES.get(str(dtype), x.dtype)), packed, *scalars)
 
     _library.impl("convfirst", under_autocast, f"Autocast{device_type.upper()}")
 

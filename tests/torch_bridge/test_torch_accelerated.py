@@ -116,6 +116,12 @@ class TestWhatRuns:
             assert torch.equal(compiled(x), replaced(x))
         assert any("convfirst" in str(node.target) for node in graphs[0].graph.nodes)
 
+    def test_compiled_gradients_go_through_the_stock_layers(self, calls, module):
+        compiled = torch.compile(fast(module), fullgraph=True, backend="aot_eager")
+        compiled(image()).sum().backward()
+        assert module.project.weight.grad is not None
+        assert not calls
+
 
 class TestParameters:
     @pytest.fixture

@@ -90,6 +90,8 @@ class TestOnTheHost:
             convfirst(x[0], packed, *rest)
         with pytest.raises(ProblemError, match="channels must be a multiple of 16"):
             convfirst(x[:, :24], packed, *rest)
+        with pytest.raises(ProblemError, match="dtype must be one of"), torch.autocast("cpu", torch.bfloat16):
+            convfirst(x, packed, *rest[:2], "float32", True)
         with pytest.raises(WeightsError, match="packed weights must be a uint8 vector"):
             convfirst(x, packed[:-16], *rest)
         with pytest.raises(WeightsError, match="packed weights must be contiguous"):

@@ -12,17 +12,7 @@ from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
 from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, as_array, rounded
 from kgen.errors import WeightsError
 
-__all__ = [
-    "BatchNorm",
-    "Conv",
-    "ConvFirstWeights",
-    "FoldedWeights",
-    "fold",
-    "pack",
-    "packed_bytes",
-    "storage_dtype",
-    "unpack",
-]
+__all__ = ["BatchNorm", "Conv", "ConvFirstWeights", "FoldedWeights", "fold", "pack", "storage_dtype", "unpack"]
 
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 _PADDED_TAPS = 10  # two taps fill one 16-deep matmul step, so nine taps take five steps
