@@ -59,12 +59,14 @@ def accelerate(model: nn.Module, example: torch.Tensor | None = None) -> Report:
     it follows a change of parameters, is told at :class:`~kgen.torch.accelerated.AcceleratedBlock`. Run the model
     under ``torch.inference_mode()`` or ``torch.no_grad()``: where autograd records, the stock layers run.
 
-    With ``example``, an input of the model on its device, the model runs once and the report tells every block's
-    problem and tuned config. A float32 example stands for autocast's dtype on CUDA. Blocks whose config is not exact
+    With ``example``, an input of the model on its device, a model wholly in evaluation mode runs once, and the report
+    tells every block's problem and tuned config. A float32 example stands for autocast's dtype on CUDA. Blocks whose config is not exact
     say so by a :class:`~kgen.runtime.KgenWarning` on first use, as :func:`kgen.load` does.
     """
     blocks = dict(_candidates(model))
-    inputs = {} if example is None else _inputs(model, example, set(blocks.values()))
+    # In training mode a run would change the BatchNorms' statistics.
+    runs = example is not None and not any(module.training for module in model.modules())
+    inputs = _inputs(model, example, set(blocks.values())) if runs else {}
     device = None if example is None else _device(example)
     done: dict[nn.Module, AcceleratedBlock | str] = {}
     rows = []

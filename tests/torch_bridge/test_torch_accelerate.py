@@ -70,6 +70,14 @@ def test_a_model_in_training_mode_stays():
     assert isinstance(model.get_submodule(PATHS[0]), ConvFirst)
 
 
+def test_an_example_leaves_statistics_alone():
+    model = net()
+    model.stem.train()
+    before = model.stem.bn.running_mean.clone()
+    assert {row.problem for row in accelerate(model, torch.randn(2, 1, 8, 8)).rows} == {None}
+    assert torch.equal(model.stem.bn.running_mean, before)
+
+
 def test_the_model_itself_cannot_be_replaced():
     (row,) = accelerate(block()).rows
     assert row.path == ""
