@@ -60,14 +60,15 @@ def accelerate(model: nn.Module, example: torch.Tensor | None = None) -> Report:
     under ``torch.inference_mode()`` or ``torch.no_grad()``: where autograd records, the stock layers run.
 
     With ``example``, an input of the model on its device, a model wholly in evaluation mode runs once, and the report
-    tells every block's problem and tuned config. A float32 example stands for autocast's dtype on CUDA. Blocks whose config is not exact
-    say so by a :class:`~kgen.runtime.KgenWarning` on first use, as :func:`kgen.load` does.
+    tells every block's problem and tuned config. A float32 example stands for autocast's dtype on CUDA. A problem
+    whose config is not exact is told once, on first use, by a :class:`~kgen.runtime.KgenWarning` as of
+    :func:`kgen.load`.
     """
     blocks = dict(_candidates(model))
     # In training mode a run would change the BatchNorms' statistics.
     runs = example is not None and not any(module.training for module in model.modules())
     inputs = _inputs(model, example, set(blocks.values())) if runs else {}
-    device = None if example is None else _device(example)
+    device = _device(example) if runs else None
     done: dict[nn.Module, AcceleratedBlock | str] = {}
     rows = []
     for path, block in blocks.items():
@@ -90,8 +91,9 @@ def _candidates(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Mod
     if is_candidate(module):
         yield path, module
         return
-    for name, child in module.named_children():
-        yield from _candidates(child, f"{path}.{name}" if path else name)
+    for name, child in module._modules.items():  # named_children() would name a shared child once
+        if child is not None:
+            yield from _candidates(child, f"{path}.{name}" if path else name)
 
 
 def _replacement(block: nn.Module) -> AcceleratedBlock | str:

@@ -21,8 +21,9 @@ class AcceleratedBlock(nn.Module):
     """A ConvFirst block in the place of ``block``, with its layers: parameters and state dict stay what they were.
 
     The kernel runs in evaluation mode, on a CUDA tensor in float16 or bfloat16 (under autocast: in autocast's dtype,
-    which is then the result's too), where autograd records nothing. Everything else, such as training, CPU tensors,
-    float32 and gradients, goes through the stock layers. x has shape (batch, channels, height, width) in any memory
+    which is then the result's too), where autograd records nothing. Everything else, such as training (also of one
+    BatchNorm), CPU tensors, float32 and gradients, goes through the stock layers. The kernel calls no hook that is
+    registered on a layer, only those of this block. x has shape (batch, channels, height, width) in any memory
     format; the kernel's result is in channels_last memory, and an x in another format is copied to it.
 
     The kernel reads a packed copy of the weights, a uint8 buffer per dtype that no state dict holds. It is made anew by
@@ -38,6 +39,7 @@ class AcceleratedBlock(nn.Module):
         super().__init__()
         self._block = (block,)  # in a tuple it is no submodule, which would double every name in the state dict
         self.structure = structure
+        self._norms = tuple(layer.bn for layer in structure.layers.values() if layer.bn is not None)
         rules = structure.problem(1, 1, 1, "float16")
         self._expansion, self._activation, self._residual = float(rules.expansion), rules.activation, rules.residual
         self._channels = rules.channels
@@ -78,7 +80,7 @@ class AcceleratedBlock(nn.Module):
         device = x.device.type
         if self.training or device not in _KERNEL_DEVICES or x.ndim != 4:
             return None
-        if x.shape[1] != self._channels or 0 in x.shape:
+        if x.shape[1] != self._channels or 0 in x.shape or any(bn.training for bn in self._norms):
             return None
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
             return None

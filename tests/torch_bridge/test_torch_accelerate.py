@@ -86,10 +86,10 @@ def test_the_model_itself_cannot_be_replaced():
 
 def test_a_shared_block_stays_shared():
     shared = block()
-    model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.ReLU(), shared)}).eval()
+    model = nn.ModuleDict({"a": nn.Sequential(shared, shared), "b": nn.Sequential(nn.ReLU(), shared)}).eval()
     report = accelerate(model)
-    assert [row.path for row in report.rows] == ["a.0", "b.1"]
-    assert model["a"][0] is model["b"][1]
+    assert [row.path for row in report.rows] == ["a.0", "a.1", "b.1"]
+    assert model["a"][0] is model["a"][1] is model["b"][1]
     assert isinstance(model["a"][0], AcceleratedBlock)
 
 

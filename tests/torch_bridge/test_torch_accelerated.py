@@ -23,6 +23,11 @@ def fast(module):
     return AcceleratedBlock(module, structure_of(module))
 
 
+def adapting(module):
+    module.expand_bn.train()
+    return module
+
+
 @pytest.fixture
 def module():
     return block()
@@ -66,9 +71,10 @@ class TestWhatRuns:
         [
             lambda module, x: (module, x),  # float32
             lambda module, x: (module.train(), x),
+            lambda module, x: (adapting(module.half()), x.half()),
             lambda module, x: (module.half(), x[:0].half()),
         ],
-        ids=["float32", "training", "no image"],
+        ids=["float32", "training", "one BatchNorm in training", "no image"],
     )
     def test_the_stock_layers_elsewhere(self, calls, module, spoil):
         stock, x = spoil(copy.deepcopy(module), image())
