@@ -122,10 +122,18 @@ def load(problem: KernelProblem, weights: Any, *, device: str | None = None, fol
     target = gpu(device)
     if target is None:
         return HostBlock(problem, find_device(device), folded)
-    config = config_for(problem, target, folder)
-    program = block.plan(problem, config, target)
-    cubin = compile_cubin(render(program), program.arch)
+    config, program, cubin = generate(problem, target, folder)
     return GpuBlock(problem, config, program, cubin, block.pack(problem, folded))
+
+
+def generate(problem: KernelProblem, device: Device, folder: Path | None = None) -> tuple[Config, Program, Cubin]:
+    """The best config known for the problem on a device, its plan and its machine code; errors as :func:`load`.
+
+    Whatever the config falls short of is told.
+    """
+    config = config_for(problem, device, folder)
+    program = family(problem.family).plan(problem, config, device)
+    return config, program, compile_cubin(render(program), program.arch)
 
 
 def gpu(device: str | None) -> Device | None:

@@ -208,6 +208,12 @@ class TestConfig:
         with pytest.warns(KgenWarning, match="no tuned config for NVIDIA Unheard-of .* untuned default"):
             assert runtime.config_for(PROBLEM, device, tmp_path) == default_config(PROBLEM, device)
 
+    def test_kernels_are_generated_for_a_gpu_elsewhere(self, tmp_path):
+        wanted = self.save(tmp_path)
+        config, program, cubin = runtime.generate(PROBLEM, H200, tmp_path)
+        assert (config, program.problem) == (wanted, PROBLEM)
+        assert cubin.data.startswith(b"\x7fELF")
+
 
 def runtime_digest():
     from kgen.render import template_digest

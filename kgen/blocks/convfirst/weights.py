@@ -102,6 +102,12 @@ def pack(problem: ConvFirst, folded: FoldedWeights) -> Array:
     return np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
 
 
+def packed_bytes(problem: ConvFirst) -> int:
+    """Size of what :func:`pack` returns."""
+    matrices = 2 * problem.matmul_bytes * problem.channels * problem.hidden
+    return problem.channels // 16 * 2560 + matrices + 4 * problem.vector_values
+
+
 def unpack(problem: ConvFirst, blob: Array) -> FoldedWeights:
     """The inverse of :func:`pack`, which float8 matmuls have none of.
 
