@@ -12,35 +12,28 @@ A row also says how the block's rate compares with the vendor's matmul of 8192 x
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(os.cpu_count()))
-
 import cupy
 import torch
+from contenders import MODES, Runner, captured, environment, matmul_flops_per_s
 from harness import save
 
-from kgen import env
 from kgen.blocks.convfirst import Problem, Weights
 from kgen.cases import Case, make_case
 from kgen.devices import Device, find_device
 from kgen.machine import efficiency
-from kgen.measure import Replay, Timing, long_enough, rotation, time_interleaved
+from kgen.measure import Timing, rotation, time_interleaved
 from kgen.render import template_digest
 from kgen.runtime import load
 
 SHAPES = "64x56,96x56,128x28,192x28,256x14,384x14,512x7,768x7"
 OUT = Path(__file__).parent / "results" / "convfirst-nvidia-h200.json"
-MODES = {"max-autotune": "max-autotune-no-cudagraphs", "default": "default"}  # the graph is ours, for both sides
 ALWAYS_BOTH_LAYOUTS = 256  # batches from here on; smaller ones when there is time
 
 
@@ -63,40 +56,6 @@ class ConvFirst(torch.nn.Module):
         return x + self.project(torch.nn.functional.silu(self.expand(self.conv(x))))
 
 
-@dataclass
-class Runner:
-    """One contender: its function, and inputs and outputs to rotate through."""
-
-    name: str
-    function: Callable[[torch.Tensor], torch.Tensor]
-    inputs: list[torch.Tensor]
-    outputs: list[torch.Tensor] = field(default_factory=list)
-
-    def capture(self, repeats: int) -> Replay:
-        """A graph that calls the function on every input in turn, ``repeats`` times."""
-        self.outputs = [self.function(x) for x in self.inputs[:3]]  # compiles, on the first call
-        torch.cuda.synchronize()
-        self.outputs = [torch.empty(0) for _ in self.inputs]
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(repeats):
-                for at, x in enumerate(self.inputs):
-                    self.outputs[at] = self.function(x)
-        torch.cuda.synchronize()
-        return Replay(lambda stream: graph.replay(), repeats * len(self.inputs))
-
-    def error(self, case: Case, replay: Replay, stream: Any) -> float:
-        """Relative L2 error against float64, the larger of the first and the last output of one more replay."""
-        for y in self.outputs:
-            y.fill_(torch.nan)
-        torch.cuda.synchronize()
-        replay.start(stream)
-        torch.cuda.synchronize()
-        truth = torch.from_numpy(case.reference).cuda()[torch.from_numpy(case.index).cuda()].permute(0, 3, 1, 2)
-        errors = [(y.double() - truth).norm() / truth.norm() for y in (self.outputs[0], self.outputs[-1])]
-        return float(torch.stack(errors).max())  # NaN, if any, is the maximum
-
-
 def inputs_of(case: Case, copies: int, layout: torch.memory_format) -> list[torch.Tensor]:
     images = torch.from_numpy(case.images[case.index]).cuda().permute(0, 3, 1, 2)
     return [images.clone(memory_format=layout) for _ in range(copies)]
@@ -113,20 +72,6 @@ def peers(problem: Problem, case: Case, copies: int, *, contiguous: bool) -> Ite
             yield Runner(f"inductor {mode_name} {layout_name}", torch.compile(module, mode=mode, dynamic=False), inputs)
 
 
-def matmul_flops_per_s(size: int = 8192, repeats: int = 20) -> float:
-    """The rate of PyTorch's float16 matmul of random square matrices, in FLOP/s: what a vendor's GEMM reaches here."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    start.record()
-    for _ in range(repeats):
-        a @ b
-    end.record()
-    torch.cuda.synchronize()
-    return 2 * size**3 * repeats / (start.elapsed_time(end) * 1e-3)
-
-
 def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[str, Any]:
     """One row: every contender captured, then all timed turn by turn, then all checked."""
     case = make_case(problem)
@@ -139,9 +84,10 @@ def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[s
     # A peer is captured before the next one compiles, which resets the compiler.
     contenders = [(ours, captured(ours, stream))]
     contenders += [(peer, captured(peer, stream)) for peer in peers(problem, case, copies, contiguous=contiguous)]
+    truth = torch.from_numpy(case.reference).cuda()[torch.from_numpy(case.index).cuda()].permute(0, 3, 1, 2)
     with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
         timings = time_interleaved([replay for _, replay in contenders], stream, budget_s=0.3 * len(contenders))
-        errors = [runner.error(case, replay, stream) for runner, replay in contenders]
+        errors = [runner.error(truth, replay, stream) for runner, replay in contenders]
     return row_of(problem, device, [runner.name for runner, _ in contenders], timings, errors) | {
         "skipped": [] if contiguous else ["contiguous"],
         "notes": [str(warning.message) for warning in told if warning.category.__name__ == "KgenWarning"],
@@ -149,11 +95,6 @@ def measure_row(problem: Problem, device: Device, *, contiguous: bool) -> dict[s
         "template_digest": template_digest(block.config.template),
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def captured(runner: Runner, stream: Any) -> Replay:
-    with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
-        return long_enough(runner.capture, stream)
 
 
 def row_of(
@@ -173,24 +114,6 @@ def row_of(
         "kgen_p20_us": round(ours.p20_us, 3),
         "kgen_p80_us": round(ours.p80_us, 3),
         "peers_us": {name: round(timing.median_us, 3) for name, timing in zip(names[1:], others, strict=True)},
-    }
-
-
-def environment(device: Device) -> dict[str, Any]:
-    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader,nounits"]
-    driver, clock = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
-    return {
-        "gpu": device.title,
-        "sms": device.sms,
-        "l2_bytes": device.l2_bytes,
-        "max_sm_clock_mhz": int(clock),
-        "peak_flops": device.peak_flops,
-        "driver": driver,
-        "torch": torch.__version__,
-        "triton": version("triton"),
-        "cupy": cupy.__version__,
-        "nvrtc": env.nvrtc_version(),
-        "kgen": env.version(),
     }
 
 
