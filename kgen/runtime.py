@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +159,23 @@ def config_for(problem: KernelProblem, device: Device, folder: Path | None) -> C
     found = lookup(problem, device, folder)
     if found is None:
         _warn(
-            f"no tuned config for {device.title} can run {problem}, so the untuned default is used; "
+            f"no tuned config for {device.title} can run {problem}, so the performance model's choice is used; "
             "run kgen tune for this shape"
         )
-        default: Config = family(problem.family).default_config(problem, device)
-        return default
+        return _modelled_choice(problem, device)
     sentence = found.sentence()
     if sentence:
         _warn(sentence)
     if found.entry.measured is None:
         _warn(f"the config of {found.entry.problem} in {found.path} is modelled, not measured; tune it on this GPU")
     return found.entry.config
+
+
+@lru_cache
+def _modelled_choice(problem: KernelProblem, device: Device) -> Config:
+    """What the performance model thinks fastest, which takes it a second or two."""
+    best: Config = family(problem.family).favourites(problem, device, 1)[0]
+    return best
 
 
 def _tell_host() -> None:

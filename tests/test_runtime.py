@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kgen import runtime
-from kgen.blocks.convfirst import Problem, Weights, default_config, fold, layered, reference
+from kgen.blocks.convfirst import Problem, Weights, default_config, favourites, fold, layered, reference
 from kgen.devices import find_device, local_devices
 from kgen.errors import ArrayError, DeviceError, WeightsError
 from kgen.runtime import KgenWarning, load
@@ -203,10 +203,10 @@ class TestConfig:
         assert config == wanted
         assert "modelled, not measured" in told[0]
 
-    def test_without_any_entry_the_default_is_used(self, tmp_path):
+    def test_without_any_entry_the_models_choice_is_used(self, tmp_path):
         device = replace(H200, title="NVIDIA Unheard-of")
-        with pytest.warns(KgenWarning, match="no tuned config for NVIDIA Unheard-of .* untuned default"):
-            assert runtime.config_for(PROBLEM, device, tmp_path) == default_config(PROBLEM, device)
+        with pytest.warns(KgenWarning, match="no tuned config for NVIDIA Unheard-of .* the performance model's choice"):
+            assert runtime.config_for(PROBLEM, device, tmp_path) == favourites(PROBLEM, device, 1)[0]
 
     def test_kernels_are_generated_for_a_gpu_elsewhere(self, tmp_path):
         wanted = self.save(tmp_path)

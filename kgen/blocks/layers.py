@@ -100,6 +100,24 @@ class Conv:
         )
 
 
+def folded_conv(name: str, conv: object, accepted: tuple[tuple[int, ...], ...], problem: object) -> tuple[Array, Array]:
+    """A convolution's folded weight, in the first of the shapes that are accepted for it, and bias, in float64.
+
+    Raises:
+        WeightsError: it is no Conv, its weight has another shape, or what :meth:`Conv.folded` raises.
+    """
+    if not isinstance(conv, Conv):
+        raise WeightsError(f"{name} must be a Conv, but got {type(conv).__name__}; pass Conv(weight, ...)")
+    found = np.shape(as_array(f"{name}.weight", conv.weight))
+    if found not in accepted:
+        raise WeightsError(
+            f"{name}.weight must have shape {' or '.join(map(str, accepted))} for {problem}, but got {found}; "
+            "pass the weights of this layer"
+        )
+    weight, bias = conv.folded(name)
+    return weight.reshape(accepted[0]), bias
+
+
 def as_array(name: str, value: Any) -> Array:
     """``value`` as a NumPy array of any dtype, detached when it tracks gradients.
 
@@ -125,7 +143,7 @@ def numbers(name: str, value: object, shape: tuple[int, ...] | None = None) -> A
     if array.dtype.kind not in "iuf" and array.dtype != STORAGE_DTYPES["bfloat16"]:
         raise WeightsError(f"{name} must hold real numbers, but got dtype {array.dtype}; pass a float32 array")
     if shape is not None and array.shape != shape:
-        each = "one value per output channel" if shape else "a single number"
+        each = "one value per channel" if shape else "a single number"
         raise WeightsError(f"{name} must have shape {shape}, but got {array.shape}; pass {each}")
     array = array.astype(np.float64)
     nans, infs = np.count_nonzero(np.isnan(array)), np.count_nonzero(np.isinf(array))

@@ -40,13 +40,20 @@ def multiple(name: str, value: int, unit: int) -> None:
     )
 
 
+def check_side(boundary: str, side: str) -> None:
+    """The rule that a config is on the only side that its family has."""
+    require(
+        boundary == side, "boundary", f"boundary must be {side!r}, but got boundary={boundary!r}; there is no other one"
+    )
+
+
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """The rule that a problem's field is one of ``choices``.
 
     Raises:
         ProblemError: it is not.
     """
-    if value not in choices:
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
         listed = ", ".join(map(str, choices))
         raise ProblemError(f"{name} must be one of {listed}, but got {name}={value!r}; choose one of them")
 

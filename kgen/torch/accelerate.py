@@ -24,7 +24,7 @@ class Row:
     ``path`` is its name in the model and ``block`` its class. ``reason`` says why it was not replaced, ``""`` when it
     was. ``problem`` and ``tuned`` are known with an example input alone: what the block's first call computes, and
     whether there is a tuned config for that on this GPU: ``exact``, ``near`` (another problem's is used), ``missing``
-    (the untuned default is used) or ``no GPU``; ``stale`` ones were tuned with other templates.
+    (the performance model's choice is used) or ``no GPU``; ``stale`` ones were tuned with other templates.
     """
 
     path: str

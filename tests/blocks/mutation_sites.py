@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kgen.emulator import HostLibrary
@@ -58,8 +58,11 @@ class Site:
         return f"{self.kind} {self.call} in {self.file or 'the kernel file'}, at the end of: {lines}"
 
 
-def sites(source: Source) -> tuple[list[Site], Source]:
-    """Every site of a source, and the source of all mutants: :func:`remove` chooses one by its place in the list."""
+def sites(source: Source, masks: Collection[str] = ()) -> tuple[list[Site], Source]:
+    """Every site of a source, and the source of all mutants: :func:`remove` chooses one by its place in the list.
+
+    ``masks`` are comparisons that mask something beside what a ``bool real`` is made of and calls of ``inside``.
+    """
     files = {TEXT: source.text, **source.headers}
     ours = {file: text for file, text in files.items() if not file.startswith(_EMULATED)}
     names = {**CALLS, "wrapper": tuple(_wrappers(ours.values()))}
@@ -67,7 +70,7 @@ def sites(source: Source) -> tuple[list[Site], Source]:
     for file, text in ours.items():
         edits = []
         for kind, calls in names.items():
-            for start, end in _spans(kind, text, calls):
+            for start, end in _spans(kind, text, calls, masks):
                 number = len(found)
                 found.append(_site(file, kind, text, start, end, found))
                 edits += _edits(kind, text, start, end, f"({_VARIABLE} == {number})")
@@ -80,7 +83,7 @@ def remove(library: HostLibrary, number: int) -> None:
     ctypes.c_int.in_dll(library._library, _VARIABLE).value = number
 
 
-def _spans(kind: str, text: str, calls: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+def _spans(kind: str, text: str, calls: tuple[str, ...], masks: Collection[str]) -> Iterator[tuple[int, int]]:
     """Start and end of the sites of one kind."""
     for start, end in _calls(text, calls) if calls else ():
         if kind != "guard":
@@ -89,6 +92,9 @@ def _spans(kind: str, text: str, calls: tuple[str, ...]) -> Iterator[tuple[int, 
             yield start + len("if "), end
     if kind == "mask":
         yield from _comparisons(text)
+        code = _without_comments(text)
+        for mask in masks:
+            yield from (found.span() for found in re.finditer(rf"(?<!\w){re.escape(mask)}(?!\w)", code))
 
 
 def _edits(kind: str, text: str, start: int, end: int, removed: str) -> list[tuple[int, str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kgen.blocks.classifier.config import ClassifierConfig
+from kgen.blocks.classifier.config import SIDE, ClassifierConfig
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
 from kgen.blocks.layout import ceil_div, pitch_bytes
-from kgen.blocks.requirements import divides, multiple, require
+from kgen.blocks.requirements import check_side, divides, multiple, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -54,6 +54,7 @@ def plan(problem: Classifier, config: ClassifierConfig, device: Device) -> Progr
 
 def check(problem: Classifier, config: ClassifierConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    check_side(config.boundary, SIDE)
     for name, value in config.to_json().items():
         if name != "boundary":
             integer = type(value) is int and value >= 1
@@ -68,6 +69,7 @@ def check(problem: Classifier, config: ClassifierConfig, device: Device) -> None
         "stages",
         f"stages must be >= 2, one slot read while another fills, but got stages={config.stages}; use 2, 3 or 4",
     )
+    multiple("slice", config.slice, ROWS)
     multiple("chunk", config.chunk, 16 * config.warps_n)
     divides("chunk", config.chunk, config.slice, "slice")
     divides("warps_k", config.warps_k, problem.channels // 16, "channels / 16")
@@ -85,7 +87,8 @@ def _shared_bytes(problem: Classifier, config: ClassifierConfig) -> int:
     parts = config.parts * config.images * problem.channels * 4
     logits = (config.warps_k - 1) * 2 * (config.chunk // 16) * 32 * 16
     ring = config.stages * config.chunk * problem.channels * 2
-    return ring + ROWS * pitch_bytes(problem.channels) + max(parts, logits)
+    rows = min(ROWS, config.images + 1)  # one of zeros for all beyond the images
+    return ring + rows * pitch_bytes(problem.channels) + max(parts, logits)
 
 
 def _accumulators(config: ClassifierConfig) -> int:

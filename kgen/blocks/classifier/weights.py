@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kgen.blocks.classifier.problem import Classifier
-from kgen.blocks.layers import STORAGE_DTYPES, Array, Conv, as_array, rounded
+from kgen.blocks.layers import STORAGE_DTYPES, Array, Conv, folded_conv, rounded
 from kgen.blocks.packing import bits, pack_outer_outputs
 from kgen.errors import WeightsError
 
@@ -48,13 +48,7 @@ def fold(problem: Classifier, weights: ClassifierWeights) -> FoldedWeights:
         raise WeightsError(
             f"weights must be a ClassifierWeights, but got {type(weights).__name__}; build one of a Conv"
         )
-    shape = (problem.classes, problem.channels)
-    found = np.shape(as_array("linear.weight", weights.linear.weight))
-    if found != shape:
-        raise WeightsError(
-            f"linear.weight must have shape {shape} for {problem}, but got {found}; pass the weights of this classifier"
-        )
-    weight, bias = weights.linear.folded("linear")
+    weight, bias = folded_conv("linear", weights.linear, ((problem.classes, problem.channels),), problem)
     matrix = rounded("linear.weight", weight, STORAGE_DTYPES[problem.dtype])
     return FoldedWeights(matrix, rounded("linear.bias", bias, np.dtype(np.float32)))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kgen.blocks.convfirst.float8 import Float8Weights, quantise
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
-from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, as_array, rounded
+from kgen.blocks.layers import STORAGE_DTYPES, Array, BatchNorm, Conv, folded_conv, rounded
 from kgen.blocks.packing import (
     WORD,
     bits,
@@ -76,7 +76,8 @@ def fold(problem: ConvFirst, weights: ConvFirstWeights) -> FoldedWeights:
         raise WeightsError(f"weights must be a ConvFirstWeights, but got {type(weights).__name__}; build one of Convs")
     matrices, biases = [], []
     for name, shape in _shapes(problem).items():
-        weight, bias = _folded_conv(name, getattr(weights, name), shape, problem)
+        accepted = (shape,) if len(shape) == 4 else (shape, (*shape, 1, 1))
+        weight, bias = folded_conv(name, getattr(weights, name), accepted, problem)
         matrices.append(rounded(f"{name}.weight", weight, storage_dtype(problem)))
         biases.append(rounded(f"{name}.bias", bias, np.dtype(np.float32)))
     return FoldedWeights(*matrices, *biases)
@@ -212,18 +213,3 @@ def _shapes(problem: ConvFirst) -> dict[str, tuple[int, ...]]:
         "expand": (hidden, channels),
         "project": (channels, hidden),
     }
-
-
-def _folded_conv(name: str, conv: Conv, shape: tuple[int, ...], problem: ConvFirst) -> tuple[Array, Array]:
-    """``conv`` folded in float64, its weight brought to ``shape``."""
-    if not isinstance(conv, Conv):
-        raise WeightsError(f"{name} must be a Conv, but got {type(conv).__name__}; pass Conv(weight, ...)")
-    found = np.shape(as_array(f"{name}.weight", conv.weight))
-    accepted = (shape,) if len(shape) == 4 else (shape, (*shape, 1, 1))
-    if found not in accepted:
-        raise WeightsError(
-            f"{name}.weight must have shape {' or '.join(map(str, accepted))} for {problem}, but got {found}; "
-            f"pass the weights of this block"
-        )
-    weight, bias = conv.folded(name)
-    return weight.reshape(shape), bias

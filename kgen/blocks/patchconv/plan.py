@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import get_args
 
 from kgen.blocks.activations import Sigmoid, special_operations
-from kgen.blocks.patchconv.config import PatchConvConfig
+from kgen.blocks.patchconv.config import SIDE, PatchConvConfig
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import padded_inputs
 from kgen.blocks.pointwise import PointwiseGeometry, check_pointwise, pointwise_stages
-from kgen.blocks.requirements import divides, require
+from kgen.blocks.requirements import check_side, divides, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -48,6 +48,7 @@ def plan(problem: PatchConv, config: PatchConvConfig, device: Device) -> Program
 
 def check(problem: PatchConv, config: PatchConvConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    check_side(config.boundary, SIDE)
     for name, value in config.to_json().items():
         if name not in ("boundary", "sigmoid"):
             integer = type(value) is int and value >= 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kgen.blocks.layers import STORAGE_DTYPES, Array, Conv, as_array, numbers, rounded
+from kgen.blocks.layers import STORAGE_DTYPES, Array, Conv, folded_conv, numbers, rounded
 from kgen.blocks.packing import bits, pack_inner_outputs
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.errors import WeightsError
@@ -55,17 +55,11 @@ def fold(problem: PatchConv, weights: PatchConvWeights) -> FoldedWeights:
     if not isinstance(weights, PatchConvWeights):
         raise WeightsError(f"weights must be a PatchConvWeights, but got {type(weights).__name__}; build one of a Conv")
     shape = _shape(problem)
-    found = np.shape(as_array("conv.weight", weights.conv.weight))
-    accepted = (shape,) if problem.patch > 1 else (shape, shape[:2])
-    if found not in accepted:
-        raise WeightsError(
-            f"conv.weight must have shape {' or '.join(map(str, accepted))} for {problem}, but got {found}; "
-            "pass the weights of this layer"
-        )
-    weight, bias = weights.conv.folded()
+    weight, bias = folded_conv("conv", weights.conv, (shape,) if problem.patch > 1 else (shape, shape[:2]), problem)
     mean, std = _normalisation(problem, weights)
-    weight = weight.reshape(shape) / std[:, None, None]
-    bias = bias - np.einsum("ncyx,c->n", weight, mean)
+    with np.errstate(over="ignore", invalid="ignore"):  # rounded() reports what overflows
+        weight = weight / std[:, None, None]
+        bias = bias - np.einsum("ncyx,c->n", weight, mean)
     weight = weight / (_WHITE if problem.pixels == "uint8" else 1.0)
     ordered = weight if problem.order == "nchw" else weight.transpose(0, 2, 3, 1)
     matrix = rounded("conv.weight", ordered.reshape(problem.outputs, -1), STORAGE_DTYPES[problem.dtype])

@@ -1,0 +1,80 @@
+"""Tiny patchconv programs that together reach every variant of the template."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from layer_programs import LayerExample
+
+from kgen.blocks.patchconv import Problem
+from kgen.blocks.patchconv.config import PatchConvConfig
+
+PATCHCONV = PatchConvConfig(
+    boundary="portable",
+    pixels=16,
+    warps_m=1,
+    warps_n=1,
+    warps_k=1,
+    chunk=16,
+    stages=2,
+    out_split=1,
+    sigmoid="exp2",
+    ctas_per_sm=1,
+)
+_OF_A_PROBLEM = {field.name for field in fields(Problem)}
+
+
+def _example(batch: int, height: int, width: int, channels: int, outputs: int, patch: int, **rest: Any) -> LayerExample:
+    """``tile`` is the config's ``pixels``; ``pixels`` are the problem's."""
+    ctas, tile = rest.pop("ctas", 2), rest.pop("tile", 16)
+    kinds = {name: rest.pop(name) for name in list(rest) if name in _OF_A_PROBLEM}
+    problem = Problem(batch, height, width, channels, outputs, patch, **kinds)
+    return LayerExample(problem, replace(PATCHCONV, pixels=tile, **rest), ctas)
+
+
+# fmt: off
+PATCHCONV_EXAMPLES = {
+    # Twelve patches in a tile of 16.
+    "smallest": _example(2, 4, 6, 16, 16, 2, ctas=1),
+    # 36 patches of images of 9 x 7, whose last row and column fill none: nine work items on two CTAs.
+    "remainders, outputs split": _example(3, 9, 7, 32, 48, 2, activation="silu", chunk=32, stages=3, out_split=3),
+    "patches of four, two warps across": _example(
+        2, 11, 9, 16, 32, 4, activation="gelu", dtype="bfloat16", warps_n=2, chunk=64, stages=4, ctas=None,
+    ),
+    "residual, groups of warps": _example(
+        2, 5, 5, 32, 32, 1, residual=True, activation="silu", sigmoid="tanh",
+        tile=32, warps_m=2, warps_k=2, chunk=32, stages=3, ctas=1,
+    ),
+    "residual, outputs split": _example(
+        2, 3, 7, 48, 48, 1, residual=True, activation="gelu_tanh", dtype="bfloat16", chunk=48, out_split=3,
+    ),
+    "residual, whole tiles": _example(2, 4, 4, 16, 16, 1, residual=True, ctas=1),
+    "warps in every direction": _example(
+        2, 9, 16, 32, 64, 2, activation="gelu", sigmoid="tanh",
+        tile=32, warps_m=2, warps_n=2, warps_k=2, chunk=64, stages=3, ctas=1,
+    ),
+    "several fragments a warp": _example(
+        1, 9, 15, 16, 64, 1, activation="relu", tile=64, warps_m=2, warps_n=2, ctas=1,
+    ),
+    "four groups of warps": _example(
+        5, 6, 7, 32, 16, 2, activation="gelu_tanh", sigmoid="tanh", dtype="bfloat16", warps_k=4, chunk=64,
+    ),
+    "bytes, 1x1": _example(2, 5, 7, 3, 16, 1, pixels="uint8"),
+    "bytes, 2x2": _example(2, 9, 8, 3, 32, 2, pixels="uint8", activation="silu", dtype="bfloat16", warps_n=2, ctas=1),
+    "bytes, 4x4": _example(
+        3, 9, 11, 3, 32, 4, pixels="uint8", activation="relu", warps_m=2, tile=32, warps_k=3, chunk=48, ctas=None,
+    ),
+    "bytes in planes, 1x1": _example(2, 6, 5, 4, 16, 1, pixels="uint8", order="nchw", dtype="bfloat16", stages=3),
+    "bytes in planes, 2x2": _example(2, 8, 7, 2, 32, 2, pixels="uint8", order="nchw", out_split=2, ctas=1),
+    "bytes in planes, 4x4": _example(5, 8, 18, 3, 32, 4, pixels="uint8", order="nchw", stages=3, ctas=1),
+    "image, 1x1": _example(1, 7, 5, 2, 16, 1, activation="gelu_tanh", ctas=1),
+    "image, 2x2": _example(2, 5, 6, 4, 16, 2, ctas=1),
+    "image, 4x4": _example(
+        2, 9, 30, 4, 32, 4, activation="gelu", dtype="bfloat16", warps_k=2, chunk=32, stages=3, ctas=1,
+    ),
+    "planes, 1x1": _example(2, 8, 8, 1, 16, 1, order="nchw", stages=4, ctas=1),
+    "planes, 2x2": _example(3, 5, 7, 3, 48, 2, order="nchw", dtype="bfloat16", out_split=3),
+    "planes, 4x4": _example(3, 13, 9, 1, 16, 4, order="nchw", activation="silu", sigmoid="tanh", stages=3, ctas=1),
+}
+# fmt: on

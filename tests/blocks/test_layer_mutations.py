@@ -1,0 +1,70 @@
+"""Every step of synchronisation and every bounds mask of the families that are one layer is needed, and is noticed.
+
+Each mutant lacks exactly one of them; at least one of the tiny programs must then fail.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from classifier_programs import CLASSIFIER_EXAMPLES
+from layer_programs import LayerExample
+from mutation_sites import sites
+from patchconv_programs import PATCHCONV_EXAMPLES
+from test_convfirst_mutations import excuses, noticed
+
+from kgen.emulator import build
+from kgen.render import Source
+
+PATCHCONV_MASKS = ("k < Patch * Patch * Channels",)
+CLASSIFIER_MASKS = ("first < last", "cls < FILLED", "cls + n * 8 < FILLED", "row < IMAGES", "i < UNITS")
+LEAST_SITES = {"barrier": 3, "wait": 1, "commit": 1, "mask": 3}
+
+EXCUSED = (
+    ("guard (item >= items)", "", "it saves copies of an item that does not exist, whose masks make them zeros"),
+    ("mask first < last", "", "it saves copies of the classes behind a slice, which nobody reads"),
+    (
+        "mask cls < FILLED",
+        "",
+        "either one keeps copies of classes that do not exist within the weights; nobody stores what is made of them",
+    ),
+)
+"""Sites whose removal the programs cannot notice, by how they begin and by words of theirs, and why."""
+
+
+def test_masks_are_found_by_their_words() -> None:
+    text = "void f() {\n    if (row < ROWS && narrow < ROWS) g(row < ROWS ? row : 0);  // row < ROWS\n}\n"
+    found, mutants = sites(Source(text, {}, ""), ("row < ROWS",))
+    assert [(site.kind, site.call) for site in found] == [("mask", "row < ROWS")] * 2
+    line = mutants.text.splitlines()[2]
+    one, other = (f"((kgen_removed_site == {number}) || row < ROWS)" for number in (0, 1))
+    assert line == f"    if ({one} && narrow < ROWS) g({other} ? row : 0);  // row < ROWS"
+    assert not sites(Source(text, {}, ""))[0]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("programs", "masks"),
+    [(PATCHCONV_EXAMPLES, PATCHCONV_MASKS), (CLASSIFIER_EXAMPLES, CLASSIFIER_MASKS)],
+    ids=["patchconv", "classifier"],
+)
+def test_a_kernel_without_any_one_step_or_mask_fails(
+    programs: Mapping[str, LayerExample], masks: tuple[str, ...]
+) -> None:
+    found = {name: sites(one.source, masks) for name, one in programs.items()}
+    survivors = {site for of_program, _ in found.values() for site in of_program}
+    kinds = Counter(site.kind for site in survivors)
+    assert all(kinds[kind] >= least for kind, least in LEAST_SITES.items()), f"too few sites were found: {kinds}"
+    assert {site.call for site in survivors} >= set(masks)
+    with ThreadPoolExecutor(2) as pool:  # a build is a compiler process
+        for name, library in zip(found, pool.map(build, (mutants for _, mutants in found.values())), strict=True):
+            survivors = survivors - noticed(programs[name], library, found[name][0], survivors)
+    missed = sorted(str(site) for site in survivors if not any(excuses(excuse, site) for excuse in EXCUSED))
+    assert not missed, "no program notices when this is removed:\n" + "\n".join(missed)
+    every_site = {str(site) for of_program, _ in found.values() for site in of_program}
+    of_these = [excuse for excuse in EXCUSED if any(site.startswith(excuse[0]) for site in every_site)]
+    needless = [excuse for excuse in of_these if not any(excuses(excuse, site) for site in survivors)]
+    assert of_these and not needless, f"a program notices: {needless}"
