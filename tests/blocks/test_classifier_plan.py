@@ -110,7 +110,7 @@ def stage(kernel: KernelPlan, name: str) -> Stage:
 def test_accounting_by_hand() -> None:
     program = plan(PROBLEM, CONFIG, H200)
     (kernel,) = program.kernels
-    # A slot holds 16 classes; 2 rows of means and one of zeros take 144 bytes each; then three parts of two images' sums.
+    # A slot holds 16 classes; 3 rows of means, one of them zeros, take 144 bytes each; then parts of the sums.
     assert kernel.shared_bytes == 3 * 16 * 128 + 3 * 144 + 3 * 2 * 64 * 4 == 8112
     # Three tiles of two images, two slices of 32 classes, each of two steps behind the sums.
     assert (kernel.threads, kernel.work_items, kernel.grid, kernel.steps) == (64, 6, 6, 3)
