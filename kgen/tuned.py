@@ -87,6 +87,18 @@ def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) ->
     return next((found[i] for i in ranked if _feasible(found[i], device)), None)
 
 
+def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) -> bool:
+    """Whether there is a fresh config of this very problem; for a GPU of this machine, a measured one.
+
+    Raises:
+        TunedConfigError: one of the files is corrupt.
+    """
+    found = lookup(problem, device, folder)
+    if found is None or not found.exact or found.stale:
+        return False
+    return found.entry.measured is not None or device.ordinal is None
+
+
 def _entries(problem: TunedProblem, device: Device, folder: Path | None) -> Iterator[Lookup]:
     """Every entry of the problem's block and this GPU, folder by folder."""
     for place in (folder, user_tuned_dir(), packaged_dir()):

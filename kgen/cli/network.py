@@ -13,8 +13,8 @@ from kgen.cli.options import print_json
 from kgen.cli.tables import console, table
 from kgen.devices import Device
 from kgen.networks.account import Account, Row, account
-from kgen.networks.spec import LayerProblem, Network
-from kgen.tuned import lookup
+from kgen.networks.spec import Network
+from kgen.tuned import is_tuned
 
 
 def tune_network(
@@ -38,7 +38,7 @@ def tune_network(
     from kgen.search import SearchInterrupted, find, one_of, silent, terminal_progress
 
     problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
-    missing = [problem for problem in problems if not _tuned(problem, device, out)]
+    missing = [problem for problem in problems if not is_tuned(problem, device, out)]
     if len(missing) < len(problems):
         print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
     with nullcontext(silent) if as_json else terminal_progress() as progress:
@@ -55,14 +55,6 @@ def tune_network(
     else:
         console().print(_table(found))
     return True
-
-
-def _tuned(problem: LayerProblem, device: Device, out: Path | None) -> bool:
-    """Whether there is a fresh config of this very problem; for a GPU, a measured one."""
-    found = lookup(problem, device, out)
-    if found is None or not found.exact or found.stale:
-        return False
-    return found.entry.measured is not None or device.ordinal is None
 
 
 def _table(found: Account) -> Table:

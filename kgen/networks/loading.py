@@ -13,14 +13,20 @@ from kgen.runtime import gpu
 
 
 def load(
-    network: Network, weights: NetworkWeights, *, device: str | None = None, folder: Path | None = None
+    network: Network,
+    weights: NetworkWeights,
+    *,
+    device: str | None = None,
+    folder: Path | None = None,
+    tune: bool = False,
 ) -> GpuNetwork | HostNetwork:
     """The network as a callable, ``logits = model(images)``, with the best tuned configs there are for the device.
 
     ``device`` is a local GPU such as ``"cuda:0"``, the first one by default. ``folder`` is looked through for tuned
     configs before the user's and the packaged ones. On a machine without a GPU the network runs in NumPy. Kernels are
-    compiled when images of a new shape come; whatever is not an exact, fresh, measured config is then told by a
-    :class:`~kgen.runtime.KgenWarning`.
+    compiled when images of a new shape come. With ``tune`` the problems that have no config of their own are then tuned
+    first, up to a minute each, and saved in ``folder`` or the user's; without, whatever is not an exact, fresh,
+    measured config is told by a :class:`~kgen.runtime.KgenWarning`.
 
     Raises:
         WeightsError: the weights do not fit the network.
@@ -29,4 +35,4 @@ def load(
     target = gpu(device)
     if target is None or target.ordinal is None:
         return HostNetwork(network, weights)
-    return GpuNetwork(NetworkPrograms(network, weights, target, target.ordinal, folder))
+    return GpuNetwork(NetworkPrograms(network, weights, target, target.ordinal, folder, tune))

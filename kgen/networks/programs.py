@@ -17,6 +17,9 @@ from kgen.networks.spec import Layer, LayerProblem, Network
 from kgen.networks.weights import NetworkWeights, fold
 from kgen.render import render
 from kgen.runtime import config_for
+from kgen.tuned import is_tuned
+
+_TRIALS, _TIMEOUT_S = 100, 60.0  # of a problem that is tuned while its network is loaded
 
 
 class NetworkPrograms:
@@ -27,7 +30,13 @@ class NetworkPrograms:
     """
 
     def __init__(
-        self, network: Network, weights: NetworkWeights, device: Device, ordinal: int, folder: Path | None
+        self,
+        network: Network,
+        weights: NetworkWeights,
+        device: Device,
+        ordinal: int,
+        folder: Path | None,
+        tunes: bool = False,
     ) -> None:
         import cupy
 
@@ -35,6 +44,7 @@ class NetworkPrograms:
         self.device = device
         self.ordinal = ordinal
         self._folder = folder
+        self._tunes = tunes
         self._lock = threading.Lock()
         self._loaded: dict[LayerProblem, LoadedProgram] = {}
         packed = _packed(network, weights)
@@ -65,6 +75,9 @@ class NetworkPrograms:
             return [self._loaded[layer.problem] for layer in layers]
 
     def _compile(self, problems: set[LayerProblem]) -> None:
+        for problem in problems if self._tunes else ():
+            if not is_tuned(problem, self.device, self._folder):
+                self._tune(problem)
         with CompilePool() as pool:
             compiling = []
             for problem in problems:
@@ -72,6 +85,11 @@ class NetworkPrograms:
                 program = family(problem.family).plan(problem, config, self.device)
                 compiling.append((problem, program, pool.submit(render(program), program.arch)))
             self._loaded |= {problem: LoadedProgram(program, cubin.result()) for problem, program, cubin in compiling}
+
+    def _tune(self, problem: LayerProblem) -> None:
+        from kgen.search import tune  # Optuna takes a while to import
+
+        tune(problem, self.device, trials=_TRIALS, timeout_s=_TIMEOUT_S, out=self._folder)
 
 
 def _packed(network: Network, weights: NetworkWeights) -> dict[str, Any]:

@@ -272,3 +272,12 @@ def test_the_kernels_are_those_that_the_tuner_sees(gpu: FakeGpu) -> None:
     for one, other in zip(first, second, strict=True):
         assert render(one.program).text == render(other.program).text
     assert first[1] is first[2] and programs.load(NETWORK.layers(1, 8, 9)) == first
+
+
+def test_problems_without_a_config_are_tuned_when_told_to(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned, known = [], NETWORK.layers(2, 8, 9)[0].problem
+    monkeypatch.setattr("kgen.networks.programs.is_tuned", lambda problem, device, folder: problem == known)
+    monkeypatch.setattr("kgen.search.tune", lambda problem, device, **limits: tuned.append(problem))
+    x = images(2)
+    assert_right(GpuNetwork(NetworkPrograms(NETWORK, WEIGHTS, DEVICE, 0, None, tunes=True))(x).values, x.values)
+    assert set(tuned) == {layer.problem for layer in NETWORK.layers(2, 8, 9)} - {known} and len(tuned) == 4
