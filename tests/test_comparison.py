@@ -32,9 +32,8 @@ def test_problems_in_common_are_compared_in_order() -> None:
     assert [one.problem for one in found] == [entry.problem for entry in H200.entries[:2]]
     assert [one.ratio for one in found] == pytest.approx([0.5, 0.5])
     first = found[0].left.entry.config.to_json()
-    wanted = [
-        f"{name}: {first[name]}, {new}" for name, new in (("x_slots", 1), ("sigmoid", "exp2")) if first[name] != new
-    ]
+    new = {"x_slots": 1, "sigmoid": "exp2"}
+    wanted = [f"{name}: {first[name]}, {value}" for name, value in new.items() if first[name] != value]
     assert list(found[0].differences) == wanted and "sigmoid: tanh, exp2" in wanted
     program = found[0].left.program
     assert program is not None and program.problem == found[0].problem
