@@ -1,4 +1,5 @@
-"""The command line: ``kgen devices | tune | check | explain | bench | show | compare``.
+"""The command line: ``kgen devices | tune | check | explain | bench | show | compare |
+gap-plot``.
 
 Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
 sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
@@ -15,6 +16,7 @@ from kgen.cli.bench import bench_app
 from kgen.cli.check import check_app
 from kgen.cli.compare import compare
 from kgen.cli.explain import explain_app
+from kgen.cli.gap import gap_plot
 from kgen.cli.listing import devices, show
 from kgen.cli.tune import tune_app
 from kgen.errors import KgenError
@@ -33,6 +35,7 @@ app.add_typer(explain_app, name="explain")
 app.add_typer(bench_app, name="bench")
 app.command()(show)
 app.command()(compare)
+app.command()(gap_plot)
 
 
 def main() -> None:
