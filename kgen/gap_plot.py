@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ def draw(marks: Sequence[Mark], title: str, out: Path) -> None:
         axes.plot([mark.ideal_ms, mark.latency_ms], [height, height], color="tab:gray", linewidth=1, zorder=1)
         axes.plot(mark.ideal_ms, height, "o", color=_IDEAL, fillstyle="none")
         axes.plot(mark.latency_ms, height, "o", color=_ACTUAL)
-        place = (mark.latency_ms, height)
-        axes.annotate(f"{mark.model}, {mark.runner}", place, textcoords="offset points", xytext=(6, 3))
+        middle = (math.sqrt(mark.ideal_ms * mark.latency_ms), height)
+        axes.annotate(f"{mark.model}, {mark.runner}", middle, textcoords="offset points", xytext=(0, 3), ha="center")
     _front(axes, marks, lambda one: one.ideal_ms, _IDEAL, "best at ideal latency")
     _front(axes, marks, lambda one: one.latency_ms, _ACTUAL, "best at actual latency")
     _band(axes, marks)
     axes.set(xscale="log", xlabel="latency of a batch, ms", ylabel="ImageNet-1K top-1, %", title=title)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     try:
         figure.savefig(out)
     except (OSError, ValueError) as error:
