@@ -98,7 +98,7 @@ def at(*keys: Any, value: object = ...) -> Callable[[Any], object]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (at("block", value="resnet"), "a block must be one of convfirst, but got 'resnet'"),
+        (at("block", value="resnet"), "a block must be one of convfirst, patchconv, classifier, but got 'resnet'"),
         (at("block", value=["convfirst"]), "block must be a string, but got"),
         (at("environment", value=None), "environment must be an object, but got None"),
         (at("environment", "sms", value="132"), "environment.sms must be an integer, but got '132'"),
