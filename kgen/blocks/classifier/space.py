@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,10 @@ from kgen.blocks.classifier.config import SIDE, ClassifierConfig
 from kgen.blocks.classifier.plan import check, plan
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
+from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -47,31 +47,17 @@ def default_config(problem: Classifier, device: Device) -> ClassifierConfig:
 def draw(problem: Classifier, device: Device, rng: random.Random) -> ClassifierConfig | None:
     """A random config whose fields fit each other; None where it breaks a rule after all."""
     values = choices(problem, device)[SIDE]
-    picked: dict[str, Any] = {"boundary": SIDE}
-
-    def pick(name: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
-        fitting = [value for value in values[name] if fits(value)]
-        picked[name] = rng.choice(fitting or list(values[name]))
-        return picked[name]
-
-    whole = pick("slice")
-    chunk = pick("chunk", lambda c: whole % c == 0)
-    pick("warps_n", lambda n: chunk % (16 * n) == 0)
-    for name in [name for name in values if name not in picked]:
-        pick(name)
-    return relax(problem, ClassifierConfig(**picked), device)
+    picker = Picker(values, rng)
+    whole = picker.pick("slice")
+    chunk = picker.pick("chunk", lambda c: whole % c == 0)
+    picker.pick("warps_n", lambda n: chunk % (16 * n) == 0)
+    return relax(problem, ClassifierConfig(**{"boundary": SIDE, **picker.rest()}), device)
 
 
 def relax(problem: Classifier, config: ClassifierConfig, device: Device) -> ClassifierConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    for change in ({}, *_RELAXATIONS):
-        config = replace(config, **change)
-        try:
-            check(problem, config, device)
-        except InfeasibleError:
-            continue
-        return config
-    return None
+    relaxed: ClassifierConfig | None = thriftier(config, _RELAXATIONS, lambda one: check(problem, one, device))
+    return relaxed
 
 
 def _neighbours(problem: Classifier, config: ClassifierConfig, device: Device) -> Iterator[ClassifierConfig | None]:

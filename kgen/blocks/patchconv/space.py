@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
+from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
 from kgen.blocks.patchconv.config import SIDE, PatchConvConfig
@@ -16,7 +17,6 @@ from kgen.blocks.patchconv.plan import check, plan
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import padded_inputs
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -62,34 +62,20 @@ def default_config(problem: PatchConv, device: Device) -> PatchConvConfig:
 def draw(problem: PatchConv, device: Device, rng: random.Random) -> PatchConvConfig | None:
     """A random config whose fields fit each other; None where it breaks a rule after all."""
     values = choices(problem, device)[SIDE]
-    picked: dict[str, Any] = {"boundary": SIDE}
-
-    def pick(name: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
-        fitting = [value for value in values[name] if fits(value)]
-        picked[name] = rng.choice(fitting or list(values[name]))
-        return picked[name]
-
-    pixels = pick("pixels")
-    pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
-    blocks = problem.outputs // 16 // pick("out_split")
-    pick("warps_n", lambda n: blocks % n == 0)
-    warps_k = pick("warps_k")
-    pick("chunk", lambda c: c % (16 * warps_k) == 0)
-    for name in [name for name in values if name not in picked]:
-        pick(name)
-    return relax(problem, PatchConvConfig(**picked), device)
+    picker = Picker(values, rng)
+    pixels = picker.pick("pixels")
+    picker.pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
+    blocks = problem.outputs // 16 // picker.pick("out_split")
+    picker.pick("warps_n", lambda n: blocks % n == 0)
+    warps_k = picker.pick("warps_k")
+    picker.pick("chunk", lambda c: c % (16 * warps_k) == 0)
+    return relax(problem, PatchConvConfig(**{"boundary": SIDE, **picker.rest()}), device)
 
 
 def relax(problem: PatchConv, config: PatchConvConfig, device: Device) -> PatchConvConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    for change in ({}, *_RELAXATIONS):
-        config = replace(config, **change)
-        try:
-            check(problem, config, device)
-        except InfeasibleError:
-            continue
-        return config
-    return None
+    relaxed: PatchConvConfig | None = thriftier(config, _RELAXATIONS, lambda one: check(problem, one, device))
+    return relaxed
 
 
 def _neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> Iterator[PatchConvConfig | None]:

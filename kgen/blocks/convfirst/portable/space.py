@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.rules import check
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.drawing import Picker, thriftier
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 _PIXELS = (16, 32, 48, 64, 96, 112, 128, 192, 224, 256, 384, 448, 512)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -123,43 +121,30 @@ def _narrowest(blocks: int, at_most: int) -> int:
 
 def draw(problem: ConvFirst, side: str, values: Choices, rng: random.Random) -> PortableConfig:
     """A random config of a side, whose fields fit each other; it may break a resource rule."""
-    picked: dict[str, Any] = {}
-
-    def pick(name: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
-        fitting = [value for value in values[name] if fits(value)]
-        picked[name] = rng.choice(fitting) if fitting else values[name][0]
-        return picked[name]
-
+    picker = Picker(values, rng)
     fused, layers = side == "fused", side == "layers"
-    pixels = pick("pixels")
-    tile_w = pick("tile_w", lambda w: w <= pixels)
-    tile_h = picked["tile_h"] = min(pixels // tile_w, problem.batch * problem.height)
-    m_tiles = pixels // 16 // pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
+    pixels = picker.pick("pixels")
+    tile_w = picker.pick("tile_w", lambda w: w <= pixels)
+    tile_h = picker.picked["tile_h"] = min(pixels // tile_w, problem.batch * problem.height)
+    m_tiles = pixels // 16 // picker.pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
     strips = tile_w % 8 == 0 and tile_h % (2 * m_tiles) == 0 and problem.height % (2 * m_tiles) == 0
-    pick("conv_reuse", lambda reuse: reuse == "none" or (strips and tile_h * tile_w == pixels))
-    out_blocks = problem.channels // 16 // pick("out_split", lambda n: not fused or n == 1 or rng.random() < 0.05)
-    hidden_blocks = problem.hidden // 16 // pick("hidden_split")
-    warps_n = pick("warps_n", lambda n: hidden_blocks % n == 0 and (not fused or out_blocks % n == 0))
-    pick("hidden_chunk", lambda c: c % (16 * warps_n) == 0 and hidden_blocks * 16 % c == 0 and c <= 64 * warps_n)
+    picker.pick("conv_reuse", lambda reuse: reuse == "none" or (strips and tile_h * tile_w == pixels))
+    out_blocks = (
+        problem.channels // 16 // picker.pick("out_split", lambda n: not fused or n == 1 or rng.random() < 0.05)
+    )
+    hidden_blocks = problem.hidden // 16 // picker.pick("hidden_split")
+    warps_n = picker.pick("warps_n", lambda n: hidden_blocks % n == 0 and (not fused or out_blocks % n == 0))
+    picker.pick("hidden_chunk", lambda c: c % (16 * warps_n) == 0 and hidden_blocks * 16 % c == 0 and c <= 64 * warps_n)
     if not fused:
-        project_pixels = pick("project_pixels")
-        pick("project_warps_m", lambda w: project_pixels % (16 * w) == 0 and project_pixels // w <= 64)
-        pick("project_warps_n", lambda n: out_blocks % n == 0 and (not layers or hidden_blocks % n == 0))
-        warps_k = pick("project_warps_k")
-        pick("project_chunk", lambda c: c % (16 * warps_k) == 0)
-    for name in [name for name in values if name not in picked]:
-        pick(name)
-    picked["boundary"] = side
-    return PortableConfig(**picked)
+        project_pixels = picker.pick("project_pixels")
+        picker.pick("project_warps_m", lambda w: project_pixels % (16 * w) == 0 and project_pixels // w <= 64)
+        picker.pick("project_warps_n", lambda n: out_blocks % n == 0 and (not layers or hidden_blocks % n == 0))
+        warps_k = picker.pick("project_warps_k")
+        picker.pick("project_chunk", lambda c: c % (16 * warps_k) == 0)
+    return PortableConfig(**{"boundary": side, **picker.rest()})
 
 
 def relax(problem: ConvFirst, config: PortableConfig, device: Device) -> PortableConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    for change in ({}, *_RELAXATIONS):
-        config = replace(config, **{name: value for name, value in change.items() if getattr(config, name) is not None})
-        try:
-            check(problem, config, device)
-        except InfeasibleError:
-            continue
-        return config
-    return None
+    relaxed: PortableConfig | None = thriftier(config, _RELAXATIONS, lambda one: check(problem, one, device))
+    return relaxed
