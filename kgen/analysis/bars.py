@@ -36,7 +36,7 @@ def caption(sequence: Sequence) -> str:
     idle = [kernel for kernel in sequence.kernels if not kernel.flops]
     idle_us = sum(kernel.times * kernel.attainable_us(sequence.device) for kernel in idle)
     lines = [
-        f"{sequence.name}: {sequence.launches} kernels",
+        f"{sequence.name}, kernels: {sequence.launches}",
         f"attainable {sequence.attainable_us:.1f} us, ideal {sequence.ideal_us:.1f} us",
     ]
     if sequence.measured_us is not None:

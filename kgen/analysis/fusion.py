@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from kgen.analysis.kernels import Kernel
 from kgen.analysis.operators import ELEMENTWISE, VIEWS, flops, weight_bytes
@@ -136,4 +136,5 @@ def _ancestors(trace: Trace) -> list[frozenset[int]]:
 def _block_name(trace: Trace, layers: tuple[Group, ...], addition: int) -> str:
     """What the names of the block's nodes begin with, by dots."""
     names = [trace.nodes[i].name.split(".") for layer in layers for i in layer]
-    return ".".join(commonprefix(names)) or trace.nodes[addition].name
+    common = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    return ".".join(parts[0] for parts in common) or trace.nodes[addition].name

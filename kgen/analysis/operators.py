@@ -11,25 +11,30 @@ from math import prod
 
 from kgen.analysis.trace import Node, Shape, Trace
 
-VIEWS = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+VIEWS = _names(
     "permute transpose t reshape view _unsafe_view flatten unflatten squeeze unsqueeze contiguous clone alias detach "
     "expand expand_as dropout feature_dropout identity pad constant_pad_nd getitem chunk split split_with_sizes unbind "
-    "slice select narrow to _to_copy".split()
+    "slice select narrow to _to_copy"
 )
 """They move nothing: the next kernel reads their input as it lies, padding and all."""
-ELEMENTWISE = frozenset(
+ELEMENTWISE = _names(
     "add sub rsub mul div neg pow sqrt rsqrt exp clamp batch_norm relu relu6 silu gelu sigmoid tanh hardswish "
-    "hardsigmoid hardtanh leaky_relu prelu elu selu mish softplus".split()
+    "hardsigmoid hardtanh leaky_relu prelu elu selu mish softplus"
 )
 """They are fused into the kernel before them. A batch norm is folded: it leaves a bias."""
-_AVERAGES = frozenset("mean adaptive_avg_pool2d avg_pool2d".split())
-_PRODUCTS = frozenset("matmul bmm mm baddbmm addmm".split())
-_MOVES = frozenset(
+_AVERAGES = _names("mean adaptive_avg_pool2d avg_pool2d")
+_PRODUCTS = _names("matmul bmm mm baddbmm addmm")
+_MOVES = _names(
     "max_pool2d adaptive_max_pool2d amax max layer_norm group_norm instance_norm rms_norm _softmax softmax cat stack "
-    "roll flip upsample_nearest2d upsample_bilinear2d pixel_shuffle pixel_unshuffle".split()
+    "roll flip upsample_nearest2d upsample_bilinear2d pixel_shuffle pixel_unshuffle"
 )
 """Kernels of their own that count bytes only."""
-_WEIGHTED = frozenset("conv1d conv2d conv3d linear".split())
+_WEIGHTED = _names("conv1d conv2d conv3d linear")
 ATTENTION = "scaled_dot_product_attention"
 KNOWN = VIEWS | ELEMENTWISE | _AVERAGES | _PRODUCTS | _MOVES | _WEIGHTED | {ATTENTION, "input"}
 

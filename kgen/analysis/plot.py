@@ -62,9 +62,7 @@ def _draw(axes: Any, sequence: Sequence) -> None:
         linewidth=0.5,
     )
     axes.axhline(level, color=_WATER)
-    axes.annotate(
-        f"waterline {level:.0f}", (0.01, level), (0, 3), textcoords="offset points", fontsize=8, color=_WATER
-    )
+    axes.annotate(f"waterline {level:.0f}", (0.01, level), (0, 3), textcoords="offset points", fontsize=8, color=_WATER)
     for bar in found:
         _name(axes, bar)
     axes.set_xlim(0, 1)

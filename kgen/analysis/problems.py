@@ -21,9 +21,7 @@ from kgen.tuned import lookup
 LAYERED, FUSED = "layer by layer", "block-fused"
 
 
-def problem_sequences(
-    problem: LayerProblem, device: Device, folder: Path | None = None
-) -> tuple[Sequence, Sequence]:
+def problem_sequences(problem: LayerProblem, device: Device, folder: Path | None = None) -> tuple[Sequence, Sequence]:
     """One block layer by layer and fused, the latter beside what its tuned config was measured at.
 
     Raises:
@@ -72,9 +70,7 @@ def _convfirst(problem: ConvFirst) -> tuple[Kernel, ...]:
     residual_bytes = problem.x.bytes if problem.residual else 0
     return (
         Kernel("conv", 2 * problem.pixels * taps, problem.x.bytes + 2 * taps + 4 * channels + z_bytes),
-        Kernel(
-            "expand", matmul_flops, z_bytes + matrix_bytes + 4 * expand_values + h_bytes, float8 * matmul_flops
-        ),
+        Kernel("expand", matmul_flops, z_bytes + matrix_bytes + 4 * expand_values + h_bytes, float8 * matmul_flops),
         Kernel(
             "project",
             matmul_flops,

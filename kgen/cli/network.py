@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -44,7 +45,7 @@ def tune_network(
     with nullcontext(silent) if as_json else terminal_progress() as progress:
         for i, problem in enumerate(missing):
             report = one_of(len(missing), i, progress)
-            limits = {"trials": trials, "timeout_s": timeout_s}
+            limits: dict[str, Any] = {"trials": trials, "timeout_s": timeout_s}
             try:
                 find(problem, device, **limits, out=out, storage=storage, seed=seed, progress=report)
             except SearchInterrupted:
