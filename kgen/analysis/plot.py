@@ -13,6 +13,9 @@ from kgen.machine import waterline
 
 _SUFFIXES = (".svg", ".png", ".pdf")
 _WATER, _ABOVE, _BELOW = "#1f77b4", "#bcbd22", "#6baed6"
+_TEXT: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+_NAME_STYLE = _TEXT | {"rotation": 90, "ha": "center", "va": "top"}
+_LEVEL_STYLE = _TEXT | {"color": _WATER, "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}}
 
 
 def save_plot(path: Path, title: str, sequences: Items[Sequence]) -> None:
@@ -62,7 +65,7 @@ def _draw(axes: Any, sequence: Sequence) -> None:
         linewidth=0.5,
     )
     axes.axhline(level, color=_WATER)
-    axes.annotate(f"waterline {level:.0f}", (0.01, level), (0, 3), textcoords="offset points", fontsize=8, color=_WATER)
+    axes.annotate(f"waterline {level:.0f}", (0.01, level), (0, 3), **_LEVEL_STYLE)
     for bar in found:
         _name(axes, bar)
     axes.set_xlim(0, 1)
@@ -74,7 +77,4 @@ def _name(axes: Any, bar: Bar) -> None:
     """A name in every bar that is wide enough to read it."""
     if bar.width > 0.04:
         middle = bar.left + bar.width / 2
-        axes.annotate(bar.name, (middle, bar.height), (0, -3), textcoords="offset points", **_NAME_STYLE)
-
-
-_NAME_STYLE: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "fontsize": 7}
+        axes.annotate(bar.name, (middle, bar.height), (0, -3), **_NAME_STYLE)

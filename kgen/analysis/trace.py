@@ -127,6 +127,6 @@ def _node(values: Any) -> Node:
 
 
 def _ints(values: Any) -> tuple[int, ...]:
-    if not all(type(value) is int for value in values):
-        raise ValueError(f"{values!r} must be integers")
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(f"{values!r} must be integers >= 0")
     return tuple(values)

@@ -20,7 +20,7 @@ def trace_model(model: torch.nn.Module, image: torch.Tensor, name: str) -> Trace
     Raises:
         ProblemError: ``torch.export`` cannot follow the model.
     """
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             program = torch.export.export(model.eval(), (image,))
@@ -30,7 +30,8 @@ def trace_model(model: torch.nn.Module, image: torch.Tensor, name: str) -> Trace
             f"model {name} must be one that torch.export can trace, but it failed ({reason}); trace a part of it"
         ) from error
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     return _trace(name, program)
 
 
@@ -44,6 +45,8 @@ def trace_named(spec: str, size: int) -> Trace:
     try:
         found: Any = importlib.import_module(module)
         model = found.create_model(name, pretrained=False) if module == "timm" else getattr(found, name)()
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"it is a {type(model).__name__}")
     except Exception as error:  # whatever importing and building a model raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ProblemError(
