@@ -11,6 +11,7 @@ from kgen.analysis.problems import FUSED, LAYERED
 from kgen.analysis.trace import Trace
 from kgen.blocks.requirements import check_positive
 from kgen.devices import Device
+from kgen.errors import ProblemError
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ def analyse(trace: Trace, batch: int, device: Device) -> ModelAnalysis:
     """The analysis of a trace for ``batch`` images, in 16 bits.
 
     Raises:
-        ProblemError: the batch is no positive integer.
+        ProblemError: the batch is no positive integer, or the model computes nothing.
     """
     check_positive("batch", batch)
+    if not layer_groups(trace):
+        raise ProblemError(f"a model must compute something, but {trace.model} has no kernels; trace another one")
     blocks = residual_blocks(trace)
 
     def sequence(name: str, groups: list[tuple[str | None, Group]]) -> Sequence:

@@ -1,8 +1,8 @@
 """What the operators of a trace cost: operations and weight bytes, by shapes alone.
 
 Operations are 2 per multiply-accumulate of convolutions, linear layers, matrix products and attention, and one per
-element that an average takes in; other operators count none, as in the blocks of this project. Matrices are stored in
-16 bits, vectors in 32.
+element that a mean or sum takes in; other operators count none, as in the blocks of this project. Matrices are stored
+in 16 bits, vectors in 32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ELEMENTWISE = _names(
     "hardsigmoid hardtanh leaky_relu prelu elu selu mish softplus"
 )
 """They are fused into the kernel before them. A batch norm is folded: it leaves a bias."""
-_AVERAGES = _names("mean adaptive_avg_pool2d avg_pool2d")
+_SUMS = _names("mean sum adaptive_avg_pool2d avg_pool2d")
 _PRODUCTS = _names("matmul bmm mm baddbmm addmm")
 _MOVES = _names(
     "max_pool2d adaptive_max_pool2d amax max layer_norm group_norm instance_norm rms_norm _softmax softmax cat stack "
@@ -36,7 +36,7 @@ _MOVES = _names(
 """Kernels of their own that count bytes only."""
 _WEIGHTED = _names("conv1d conv2d conv3d linear")
 ATTENTION = "scaled_dot_product_attention"
-KNOWN = VIEWS | ELEMENTWISE | _AVERAGES | _PRODUCTS | _MOVES | _WEIGHTED | {ATTENTION, "input"}
+KNOWN = VIEWS | ELEMENTWISE | _SUMS | _PRODUCTS | _MOVES | _WEIGHTED | {ATTENTION, "input"}
 
 
 def macs(trace: Trace, node: Node) -> int:
@@ -55,7 +55,7 @@ def macs(trace: Trace, node: Node) -> int:
 
 def flops(trace: Trace, node: Node) -> int:
     """Operations of one image."""
-    if node.op in _AVERAGES:
+    if node.op in _SUMS:
         return trace.nodes[node.inputs[0]].elements
     return 2 * macs(trace, node)
 
@@ -73,8 +73,12 @@ def unknown(trace: Trace) -> dict[str, int]:
 
 
 def _inner(node: Node, shapes: list[Shape]) -> int:
-    """What a matrix product sums over; with both factors known, the first one's last dimension."""
-    return shapes[0][-1] if shapes else 0
+    """What a matrix product sums over: beside a weight matrix, that one's rows if it comes last, else its columns."""
+    factor = node.weights[-1] if node.weights else ()
+    if len(shapes) == 1 and len(factor) >= 2:
+        is_last = (shapes[0][-1], node.shape[-1]) == factor[-2:]
+        return factor[-2] if is_last else factor[-1]
+    return shapes[0][-1]
 
 
 def _is_vector(shape: Shape) -> bool:

@@ -46,7 +46,7 @@ class Trace:
     """A model's nodes in the order in which they ran, the first ones its inputs, and the indices of its outputs.
 
     Raises:
-        ProblemError: a node takes what comes after it, or an output is no node.
+        ProblemError: a node takes what comes after it, has an empty tensor, or an output is no node.
     """
 
     model: str
@@ -60,6 +60,11 @@ class Trace:
                 raise ProblemError(
                     f"a trace's nodes must take nodes before them, and all but inputs at least one, but node {i}, "
                     f"{node.name!r}, takes {list(node.inputs)}; trace the model again"
+                )
+            if not node.shape or min(node.shape) < 1:
+                raise ProblemError(
+                    f"a trace's tensors must have dimensions of at least 1, but node {i}, {node.name!r}, has the shape "
+                    f"{list(node.shape)}; trace the model on another image"
                 )
         if not self.outputs or not all(0 <= i < len(self.nodes) for i in self.outputs):
             raise ProblemError(

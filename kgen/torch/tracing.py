@@ -83,11 +83,11 @@ def _operator(target: Any) -> str:
 
 
 def _shape(node: Any) -> tuple[int, ...]:
-    """Of a node that makes several tensors, all their elements in a row."""
+    """Of a node that makes several tensors, all their elements in a row; () of what is no tensor."""
     value = node.meta.get("val")
     if isinstance(value, list | tuple):
         return (sum(one.numel() for one in value if isinstance(one, torch.Tensor)),)
-    return tuple(map(int, value.shape)) if isinstance(value, torch.Tensor) else ()
+    return tuple(map(int, value.shape)) or (1,) if isinstance(value, torch.Tensor) else ()
 
 
 def _name(node: Any) -> str:

@@ -174,6 +174,19 @@ def test_products_and_attention() -> None:
     assert weight_bytes(nodes[6]) == 2 * 18 + 4 * 3
 
 
+def test_a_weight_matrix_may_come_first_or_last() -> None:
+    x = Node("x", "input", (), (1, 5, 7))
+    last = Node("last", "matmul", (0,), (1, 5, 3), ((7, 3),))
+    first = Node("first", "matmul", (0,), (1, 3, 7), ((3, 5),))
+    trace = Trace("matmuls", (x, last, first), (1, 2))
+    assert [macs(trace, last), macs(trace, first)] == [5 * 3 * 7, 3 * 7 * 5]
+
+
+def test_a_model_must_compute_something() -> None:
+    with pytest.raises(ProblemError, match="a model must compute something"):
+        analyse(Trace("identity", (IMAGE,), (0,)), 1, H200)
+
+
 def test_nested_blocks_are_counted_once() -> None:
     nodes = (
         IMAGE,
@@ -196,6 +209,7 @@ BAD: dict[str, Any] = {
     "nothing": {"schema": 1, "model": "m", "outputs": [0], "nodes": [["x", "relu", [], [1]]]},
     "float": {"schema": 1, "model": "m", "outputs": [0], "nodes": [["x", "input", [], [1.5]]]},
     "short": {"schema": 1, "model": "m", "outputs": [0], "nodes": [["x"]]},
+    "zero": {"schema": 1, "model": "m", "outputs": [0], "nodes": [["x", "input", [], [1, 0]]]},
     "negative": {"schema": 1, "model": "m", "outputs": [0], "nodes": [["x", "input", [], [1, -3]]]},
 }
 
