@@ -42,5 +42,5 @@ def caption(sequence: Sequence) -> str:
     if sequence.measured_us is not None:
         lines.append(f"measured {sequence.measured_us:.1f} us")
     if idle:
-        lines.append(f"of it {idle_us:.1f} us without operations (no bar)")
+        lines.append(f"attainable includes {idle_us:.1f} us of kernels without operations (no bar)")
     return "\n".join(lines)
