@@ -150,7 +150,8 @@ def test_caption_tells_what_has_no_bar() -> None:
     sequence = Sequence("both", (Kernel("a", 10**9, 5, measured_us=3.0), Kernel("b", 0, 10**7)), ROUND)
     assert [bar.name for bar in bars(sequence)] == ["a"]
     assert caption(sequence) == (
-        "both, kernels: 2\nattainable 3.0 us, ideal 1.0 us\nattainable includes 2.0 us of kernels without operations (no bar)"
+        "both, kernels: 2\nattainable 3.0 us, ideal 1.0 us\n"
+        "attainable includes 2.0 us of kernels without operations (no bar)"
     )
     assert "measured 3.0 us" in caption(replace(sequence, kernels=sequence.kernels[:1]))
 
