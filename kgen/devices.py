@@ -22,6 +22,8 @@ class Device:
     ``peak_flops`` is FLOP/s, dense 16-bit tensor cores with fp32 accumulation. A datasheet may quote it at a clock
     below ``clock_mhz``, the highest boost clock. ``shared_per_cta_bytes`` is the opt-in maximum of dynamic shared
     memory. ``source`` says where the numbers come from. ``ordinal`` is the CUDA ordinal of a local GPU, None otherwise.
+    ``l2_bytes_per_s`` is the most that kernels were seen to draw from L2 (docs/performance.md), None where nobody
+    looked: no datasheet has it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Device:
     threads_per_sm: int
     source: str
     ordinal: int | None = None
+    l2_bytes_per_s: float | None = None
 
     @property
     def slug(self) -> str:
@@ -82,6 +85,7 @@ def _known(
     gb_per_s: float,
     l2_mib: float,
     source: str,
+    l2_gb_per_s: float | None = None,
 ) -> Device:
     limits = _ARCHS[arch]
     return Device(
@@ -98,6 +102,7 @@ def _known(
         registers_per_sm=65536,
         threads_per_sm=limits.threads_per_sm,
         source=source,
+        l2_bytes_per_s=None if l2_gb_per_s is None else l2_gb_per_s * 1e9,
     )
 
 
@@ -105,7 +110,8 @@ def _known(
 _KNOWN = (
     #      name       title                      arch     SMs  MHz   TFLOP/s  GB/s  L2 MiB
     _known("h200", "NVIDIA H200", "sm_90", 132, 1980, 989.4, 4800, 60,
-           "NVIDIA H200 datasheet (SXM, 1979 TFLOP/s with sparsity), NVIDIA H100 whitepaper; clock and L2 by CUDA"),
+           "NVIDIA H200 datasheet (SXM, 1979 TFLOP/s with sparsity), NVIDIA H100 whitepaper; clock and L2 by CUDA",
+           l2_gb_per_s=6600),
     _known("h100", "NVIDIA H100 80GB HBM3", "sm_90", 132, 1980, 989.4, 3350, 50,
            "NVIDIA H100 datasheet and whitepaper (SXM5, 80 GB); clock by CUDA"),
     _known("a100", "NVIDIA A100-SXM4-80GB", "sm_80", 108, 1410, 312.0, 2039, 40,
@@ -198,6 +204,7 @@ def _read_device(runtime: Any, ordinal: int) -> Device:
         peak_flops=sheet.peak_flops,
         dram_bytes_per_s=sheet.dram_bytes_per_s,
         source=sheet.source,
+        l2_bytes_per_s=sheet.l2_bytes_per_s,
     )
 
 

@@ -1,5 +1,4 @@
-"""The command line: ``kgen devices | tune | check | explain | bench | show | compare |
-gap-plot``.
+"""The command line, ``kgen --help``: tune, check, explain, waterline, bench, show, compare, gap-plot, devices.
 
 Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
 sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
@@ -19,6 +18,7 @@ from kgen.cli.explain import explain_app
 from kgen.cli.gap import gap_plot
 from kgen.cli.listing import devices, show
 from kgen.cli.tune import tune_app
+from kgen.cli.waterline import waterline_app
 from kgen.errors import KgenError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command()(devices)
 app.add_typer(tune_app, name="tune")
 app.add_typer(check_app, name="check")
 app.add_typer(explain_app, name="explain")
+app.add_typer(waterline_app, name="waterline")
 app.add_typer(bench_app, name="bench")
 app.command()(show)
 app.command()(compare)
