@@ -8,24 +8,24 @@ from typing import Annotated
 
 import typer
 
+from kgen.analysis.gap import front, load_marks
 from kgen.cli.options import AsJson, print_json
 from kgen.cli.tables import console, table
-from kgen.gap import front, load_marks
 
 
 def gap_plot(
     data: Annotated[Path, typer.Argument(help="JSON file of models; benchmarks/gap/ has one.")],
     batch: Annotated[int, typer.Option(help="Batch size of the models to compare.")] = 256,
-    out: Annotated[Path | None, typer.Option(help="Picture to write, .svg, .png or .pdf (needs matplotlib).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write: .svg, .png or .pdf (extra plot).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the gap between each model's ideal and actual latency, and which models are best by either."""
     marks = load_marks(data, batch)
     ideal, actual = front(marks, lambda one: one.ideal_ms), front(marks, lambda one: one.latency_ms)
-    if out is not None:
-        from kgen.gap_plot import draw
+    if plot is not None:
+        from kgen.analysis.gap_plot import draw
 
-        draw(marks, f"Efficiency gap at batch {batch}", out)
+        draw(marks, f"Efficiency gap at batch {batch}", plot)
     if as_json:
         print_json(
             [

@@ -31,7 +31,7 @@ def report(
         ProblemError: the plot cannot be drawn or saved.
     """
     if plot is not None:
-        from kgen.analysis.plot import save_plot
+        from kgen.analysis.waterline_plot import save_plot
 
         save_plot(plot, f"{title}, {device.title}", sequences)
     if as_json:

@@ -1,4 +1,4 @@
-"""The waterline plot, drawn by matplotlib (extra ``plot``), which is imported only when drawing."""
+"""The waterline plot: bars of operational intensity, and the waterline across them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kgen.analysis.bars import Bar, bars, caption
+from kgen.analysis.figure import new_figure, save
 from kgen.analysis.kernels import Sequence
-from kgen.errors import ProblemError
 from kgen.machine import waterline
 
-_SUFFIXES = (".svg", ".png", ".pdf")
 _WATER, _ABOVE, _BELOW = "#1f77b4", "#bcbd22", "#6baed6"
 _TEXT: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 _NAME_STYLE = _TEXT | {"rotation": 90, "ha": "center", "va": "top"}
@@ -24,32 +23,13 @@ def save_plot(path: Path, title: str, sequences: Items[Sequence]) -> None:
     Raises:
         ProblemError: another suffix, no matplotlib, or ``path`` cannot be written.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ProblemError(f"--plot must end in {', '.join(_SUFFIXES)}, but got {str(path)!r}; choose one of them")
-    figure = _figure(title, sequences)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise ProblemError(
-            f"--plot must name a file that can be written, but {str(path)!r} cannot "
-            f"({error.strerror or type(error).__name__}); choose another path"
-        ) from error
-
-
-def _figure(title: str, sequences: Items[Sequence]) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ProblemError(
-            f"--plot needs matplotlib, but importing it failed ({error}); install kgen's extra plot"
-        ) from error
-    figure = Figure(figsize=(6 * len(sequences), 5), layout="constrained")
+    figure = new_figure(path, 6 * len(sequences), 5)
     figure.suptitle(title)
     panels = figure.subplots(1, len(sequences), sharey=True, squeeze=False)[0]
     for axes, sequence in zip(panels, sequences, strict=True):
         _draw(axes, sequence)
     panels[0].set_ylabel("operational intensity (operations a byte)")
-    return figure
+    save(figure, path)
 
 
 def _draw(axes: Any, sequence: Sequence) -> None:

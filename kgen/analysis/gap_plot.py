@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kgen.errors import ProblemError
-from kgen.gap import Mark, front
+from kgen.analysis.figure import new_figure, save
+from kgen.analysis.gap import Mark, front
 
 _IDEAL, _ACTUAL = "tab:green", "tab:blue"
 _BAND = 0.7  # percent of accuracy, between models without one
@@ -20,13 +20,9 @@ def draw(marks: Sequence[Mark], title: str, out: Path) -> None:
     Models without a published accuracy lie in a band of their own at the foot.
 
     Raises:
-        ProblemError: matplotlib is not installed, or the file cannot be written.
+        ProblemError: matplotlib is not installed, or the file cannot be written or has another suffix.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ProblemError("a plot needs matplotlib, which is not installed; pip install 'kgen[plot]'") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(out, 8, 5)
     axes = figure.subplots()
     for mark, height in zip(marks, heights(marks), strict=True):
         axes.plot([mark.ideal_ms, mark.latency_ms], [height, height], color="tab:gray", linewidth=1, zorder=1)
@@ -39,10 +35,7 @@ def draw(marks: Sequence[Mark], title: str, out: Path) -> None:
     _band(axes, marks)
     axes.set(xscale="log", xlabel="latency of a batch, ms", ylabel="ImageNet-1K top-1, %", title=title)
     axes.legend(loc="upper left")
-    try:
-        figure.savefig(out)
-    except (OSError, ValueError) as error:
-        raise ProblemError(f"--out must be a writable file of a known format, but {out} is not ({error})") from error
+    save(figure, out)
 
 
 def heights(marks: Sequence[Mark]) -> list[float]:
