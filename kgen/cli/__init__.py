@@ -1,4 +1,4 @@
-"""The command line: ``kgen devices | tune | check | explain | bench | show``.
+"""The command line: ``kgen devices | tune | check | explain | bench | show | report``.
 
 Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
 sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
@@ -15,6 +15,7 @@ from kgen.cli.bench import bench_app
 from kgen.cli.check import check_app
 from kgen.cli.explain import explain_app
 from kgen.cli.listing import devices, show
+from kgen.cli.report import report
 from kgen.cli.tune import tune_app
 from kgen.errors import KgenError
 
@@ -31,6 +32,7 @@ app.add_typer(check_app, name="check")
 app.add_typer(explain_app, name="explain")
 app.add_typer(bench_app, name="bench")
 app.command()(show)
+app.command()(report)
 
 
 def main() -> None:
