@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def report(
     storage: Annotated[str, typer.Argument(metavar="STUDY", help="Journal file or database URL of kgen tune.")],
-    study: Annotated[
-        str | None, typer.Option(help="The study to report on, if there are several; all of them.")
-    ] = None,
+    study: Annotated[str | None, typer.Option(help="Which study, where there are several; by default all.")] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     figures: Annotated[Path | None, typer.Option(help="Folder for the charts as PNG and SVG.")] = None,
     against: Annotated[Path | None, typer.Option(help="Results file of benchmarks/ to compare with.")] = None,
