@@ -55,8 +55,8 @@ def _analyse(storage: str, name: str | None, against: Path | None) -> list[Study
             errors.append(error)
     if not found:
         raise errors[0]
-    for error in errors:
-        print(f"kgen: left out: {error}", file=sys.stderr)
+    for left_out in errors:
+        print(f"kgen: left out: {left_out}", file=sys.stderr)
     return found
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from kgen.report.trials import StudyTrials, Trial, config_text
 
 TOP = 10
+_FEWEST = 10
+"""Configs below which a parameter's importance would be chance."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _importance(name: str, trials: Sequence[Trial]) -> Importance | None:
     groups: defaultdict[str, list[float]] = defaultdict(list)
     for trial in trials:
         groups[repr(trial.config.get(name))].append(math.log(trial.latency_us or 1.0))
-    if len(groups) < 2 or len(trials) < 2 * len(groups):
+    if len(groups) < 2 or len(trials) < max(_FEWEST, 2 * len(groups)):
         return None
     return Importance(name, variance_explained(list(groups.values())), len(groups), len(trials))
 

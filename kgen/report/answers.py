@@ -41,8 +41,8 @@ def _how_good(study: StudyTrials, program: Program) -> str:
     attainable_us, attainable = machine.attainable_us(program), machine.attainable_efficiency(program)
     latency_us, efficiency = _latency(winner), winner.efficiency or 0.0
     return (
-        f"Trial {winner.number} takes {_us(latency_us)} {_how(study)}: efficiency {efficiency:.1%} of the "
-        f"{attainable:.1%} that the waterline allows its plan. The ideal latency is {_us(ideal_us)} and the attainable "
+        f"Trial {winner.number} takes {_us(latency_us)} {_how(study)}: efficiency {100 * efficiency:.3g}% of "
+        f"the {100 * attainable:.3g}% that the waterline allows its plan. The ideal latency is {_us(ideal_us)} and the attainable "
         f"one {_us(attainable_us)}, so the winner takes {latency_us / attainable_us:.2f} times as long as it could."
     )
 
@@ -156,7 +156,7 @@ def _how(study: StudyTrials) -> str:
 
 
 def _us(value: float) -> str:
-    return f"{value:.1f} us" if value >= 10 else f"{value:.2f} us"
+    return f"{value:,.1f} us" if value >= 10 else f"{value:.3g} us"
 
 
 def _kb(value: int) -> str:

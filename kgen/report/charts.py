@@ -48,11 +48,11 @@ class Chart:
 
 _AGAINST: tuple[tuple[str, str, Callable[[Trial], float | None]], ...] = (
     ("registers", "registers a thread", lambda trial: trial.registers),
-    ("shared", "shared memory a CTA, KiB", lambda trial: trial.facts and trial.facts.shared_bytes / 1024),
+    ("shared", "shared memory a CTA, KiB", lambda trial: trial.facts.shared_bytes / 1024 if trial.facts else None),
     ("spills", "bytes spilled", lambda trial: trial.evaluation.spill_bytes),
-    ("work", "work items a CTA", lambda trial: trial.facts and trial.facts.work_per_cta),
-    ("threads", "threads a CTA", lambda trial: trial.facts and trial.facts.threads),
-    ("steps", "pipeline steps a work item", lambda trial: trial.facts and trial.facts.steps),
+    ("work", "work items a CTA", lambda trial: trial.facts.work_per_cta if trial.facts else None),
+    ("threads", "threads a CTA", lambda trial: trial.facts.threads if trial.facts else None),
+    ("steps", "pipeline steps a work item", lambda trial: trial.facts.steps if trial.facts else None),
 )
 """What efficiency is drawn against: the chart's name, the axis, and the figure of a trial."""
 

@@ -46,7 +46,7 @@ def _hover(study: StudyTrials) -> dict[str, Any]:
     for trial in study.passed:
         config = {name: value for name, value in trial.config.items() if value is not None}
         shape = shapes.setdefault(tuple(config), len(shapes))
-        headline = f"{trial.latency_us or 0:.4g} us, efficiency {trial.efficiency or 0:.1%}"
+        headline = f"{trial.latency_us or 0:.4g} us, efficiency {100 * (trial.efficiency or 0):.3g}%"
         trials[trial.number] = [headline, shape, *config.values()]
     return {"names": list(shapes), "trials": trials}
 

@@ -46,6 +46,6 @@ def read_peers(path: Path) -> Peers:
         return Peers(str(content["environment"]["gpu"]), rows)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProblemError(
-            f"--against must be a results file of benchmarks/ with rows of problem, peer and peer_us, but {path} is not "
-            f"({type(error).__name__}: {error}); pass another file"
+            f"--against must be a results file of benchmarks/ whose rows have problem, peer and peer_us, but {path} "
+            f"is not ({type(error).__name__}: {error}); pass another file"
         ) from error

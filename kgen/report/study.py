@@ -48,8 +48,8 @@ def analyse(study: StudyTrials, peers: Peers | None = None) -> StudyReport:
         program = study.plan(winner.config)
     except Exception as error:  # the fields of a config of another kgen may hold anything
         raise StudyError(
-            f"a report needs the plan of the winning config, but this kgen cannot make that of trial {winner.number} of "
-            f"{study.name!r} ({error}); use the kgen that tuned it, or tune again"
+            f"a report needs the plan of the winning config, but this kgen cannot make that of trial "
+            f"{winner.number} of {study.name!r} ({error}); use the kgen that tuned it, or tune again"
         ) from error
     return StudyReport(
         study=study,

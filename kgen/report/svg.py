@@ -10,7 +10,7 @@ from kgen.report.charts import Chart
 from kgen.report.scales import Scale, label, scale
 
 WIDTH, HEIGHT = 460, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 10, 44
 
 
 @dataclass(frozen=True)

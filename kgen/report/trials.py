@@ -1,4 +1,4 @@
-"""A study as plain data: its problem and device, and of every config tried what was found out and what its plan says."""
+"""A study as plain data: its problem and device, and each config that was tried, with what its plan says."""
 
 from __future__ import annotations
 
