@@ -60,21 +60,26 @@ class KernelTerms:
         return _LAUNCH_US + max(self.sm_us, self.dram_us, self.l2_us) * self.spill_factor
 
     @property
-    def by_name(self) -> dict[str, float]:
-        """Every term under the name that a reader knows it by."""
-        chip = {"DRAM bandwidth": self.dram_us, "the chip's L2 bandwidth": self.l2_us}
-        return {**self.units_us, "pipeline-step latency": self.steps_us, **chip, "the launch": _LAUNCH_US}
+    def in_sm_us(self) -> dict[str, float]:
+        """The units of an SM and its pipeline steps by name."""
+        return {**self.units_us, "pipeline-step latency": self.steps_us}
 
     @property
     def binding(self) -> str:
-        """The name of the term that binds: the launch where it is longest, the chip's bandwidth, or an SM's slowest."""
-        chip = max(self.dram_us, self.l2_us)
+        """What binds: the launch where it is most of the time, the chip's bandwidth, or the slowest within an SM."""
+        return self._binding[0]
+
+    @property
+    def binding_us(self) -> float:
+        """Time that what binds would take alone."""
+        return self._binding[1]
+
+    @property
+    def _binding(self) -> tuple[str, float]:
+        chip = max(("DRAM bandwidth", self.dram_us), ("the chip's L2 bandwidth", self.l2_us), key=lambda term: term[1])
         if self.total_us < 2 * _LAUNCH_US:
-            return "the launch"
-        if chip >= self.sm_us:
-            return "DRAM bandwidth" if self.dram_us == chip else "the chip's L2 bandwidth"
-        inside = {**self.units_us, "pipeline-step latency": self.steps_us}
-        return max(inside, key=lambda name: inside[name])
+            return "the launch", _LAUNCH_US
+        return chip if chip[1] >= self.sm_us else max(self.in_sm_us.items(), key=lambda term: term[1])
 
 
 def predict_us(program: Program, resources: Mapping[str, Resources] | None = None) -> float:

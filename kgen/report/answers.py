@@ -13,7 +13,7 @@ from kgen.report.analysis import Importance, importances, search_seconds
 from kgen.report.peers import Peers
 from kgen.report.trials import StudyTrials, Trial, config_text
 
-_SHOWN_TERMS = 4
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ def _how_good(study: StudyTrials, program: Program) -> str:
     ideal_us = machine.ideal_us(study.problem.flops, study.device)
     attainable_us, attainable = machine.attainable_us(program), machine.attainable_efficiency(program)
     latency_us, efficiency = _latency(winner), winner.efficiency or 0.0
+    times = latency_us / attainable_us
     return (
         f"Trial {winner.number} takes {_us(latency_us)} {_how(study)}: efficiency {100 * efficiency:.3g}% of "
-        f"the {100 * attainable:.3g}% that the waterline allows its plan. The ideal latency is {_us(ideal_us)} and the attainable "
-        f"one {_us(attainable_us)}, so the winner takes {latency_us / attainable_us:.2f} times as long as it could."
+        f"the {100 * attainable:.3g}% that the waterline allows its plan. The ideal latency is {_us(ideal_us)} and "
+        f"the attainable one {_us(attainable_us)}, so the winner takes {times:.2f} times as long as it could."
     )
 
 
@@ -52,14 +53,14 @@ def _what_limits(winner: Trial, program: Program) -> str:
     slowest = max(terms, key=lambda one: one.total_us)
     total_us = sum(one.total_us for one in terms)
     kernel = f" in {slowest.symbol}, which takes {_us(slowest.total_us)} of {_us(total_us)}" if len(terms) > 1 else ""
-    by_name = slowest.by_name
-    others = sorted((name for name in by_name if name != slowest.binding), key=lambda name: -by_name[name])
-    rest = ", ".join(f"{name} {_us(by_name[name])}" for name in others[:_SHOWN_TERMS])
     spilled = winner.evaluation.spill_bytes
     spills = f" It spills {spilled} bytes of registers, which comes on top." if spilled else ""
+    units = ", ".join(f"{name} {_us(time_us)}" for name, time_us in slowest.in_sm_us.items())
     return (
-        f"By the performance model, {slowest.binding}{kernel}: alone it takes {_us(by_name[slowest.binding])} of the "
-        f"{_us(slowest.total_us)} that the model predicts; next are {rest}.{spills}"
+        f"By the performance model, {slowest.binding}{kernel}: alone it would take {_us(slowest.binding_us)} of the "
+        f"{_us(slowest.total_us)} predicted. An SM works for {_us(slowest.sm_us)} ({units}; the longest hides "
+        f"{1 - slowest.exposed:.0%} of the others); L2 bandwidth allows {_us(slowest.l2_us)}, DRAM bandwidth "
+        f"{_us(slowest.dram_us)}.{spills}"
     )
 
 
@@ -71,9 +72,9 @@ def winner_terms(winner: Trial, program: Program) -> tuple[KernelTerms, ...]:
 
 def _what_matters(study: StudyTrials) -> str:
     found = importances(study)
-    if not found or not found[0].share:
+    if not found or found[0].share < _LEAST_SHARE:
         return f"{len(study.passed)} configs that passed are too few, or too alike, to tell."
-    rest = "".join(f", then {one.parameter} with {one.share:.0%}" for one in found[1:3] if one.share)
+    rest = "".join(f", then {one.parameter} with {one.share:.0%}" for one in found[1:3] if one.share >= _LEAST_SHARE)
     first = found[0]
     return (
         f"{first.parameter} explains {first.share:.0%} of the variance of log latency {_among(first, study)}{rest}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -85,12 +86,12 @@ class StudyTrials:
         """Whether times come from a GPU, not from the model."""
         return self.device.ordinal is not None
 
-    @property
+    @cached_property
     def passed(self) -> tuple[Trial, ...]:
         """Trials that ended well."""
         return tuple(trial for trial in self.trials if trial.ok)
 
-    @property
+    @cached_property
     def winner(self) -> Trial:
         """The first of the highest efficiency among verified trials."""
         return max((trial for trial in self.passed if trial.evaluation.verified), key=lambda one: one.efficiency or 0.0)
