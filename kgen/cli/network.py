@@ -44,9 +44,17 @@ def tune_network(
     with nullcontext(silent) if as_json else terminal_progress() as progress:
         for i, problem in enumerate(missing):
             report = one_of(len(missing), i, progress)
-            limits = {"trials": trials, "timeout_s": timeout_s}
             try:
-                find(problem, device, **limits, out=out, storage=storage, seed=seed, progress=report)
+                find(
+                    problem,
+                    device,
+                    trials=trials,
+                    timeout_s=timeout_s,
+                    out=out,
+                    storage=storage,
+                    seed=seed,
+                    progress=report,
+                )
             except SearchInterrupted:
                 return False
     found = account(network, batch, size, device, out)
