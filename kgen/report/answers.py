@@ -59,7 +59,7 @@ def _what_limits(winner: Trial, program: Program) -> str:
     return (
         f"By the performance model, {slowest.binding}{kernel}: alone it would take {_us(slowest.binding_us)} of the "
         f"{_us(slowest.total_us)} predicted. An SM works for {_us(slowest.sm_us)} ({units}; the longest hides "
-        f"{1 - slowest.exposed:.0%} of the others); L2 bandwidth allows {_us(slowest.l2_us)}, DRAM bandwidth "
+        f"{1 - slowest.exposed:.0%} of the others); the chip's L2 needs {_us(slowest.l2_us)}, DRAM "
         f"{_us(slowest.dram_us)}.{spills}"
     )
 

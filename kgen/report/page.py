@@ -22,7 +22,6 @@ def render_page(reports: Sequence[StudyReport]) -> str:
         reports=reports,
         hovers=_script_json([_hover(report.study) for report in reports]),
         drawings=[[draw(chart) for chart in report.charts if chart.points] for report in reports],
-        bars=[[chart for chart in report.charts if chart.bars] for report in reports],
     )
 
 
