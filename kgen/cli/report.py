@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kgen.cli.options import AsJson, print_json
 from kgen.env import atomic_write
 from kgen.errors import ProblemError, StudyError
 
@@ -21,6 +22,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     figures: Annotated[Path | None, typer.Option(help="Folder for the charts as PNG and SVG.")] = None,
     against: Annotated[Path | None, typer.Option(help="Results file of benchmarks/ to compare with.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write what a study says as one HTML page: the winner's limits, what matters, what failed, what it cost."""
     from kgen.report import render_page
@@ -34,6 +36,9 @@ def report(
         ) from error
     if figures is not None:
         _save_figures(found, figures)
+    if as_json:
+        print_json({"path": str(out), "studies": [_document(one) for one in found]})
+        return
     for one in found:
         print(f"{one.study.problem} on {one.study.device.title}")
         for answer in one.answers:
@@ -58,6 +63,12 @@ def _analyse(storage: str, name: str | None, against: Path | None) -> list[Study
     for left_out in errors:
         print(f"kgen: left out: {left_out}", file=sys.stderr)
     return found
+
+
+def _document(found: StudyReport) -> dict[str, Any]:
+    study = found.study
+    answers = {answer.question: answer.text for answer in found.answers}
+    return {"study": study.name, "problem": study.problem.to_json(), "device": study.device.name, "answers": answers}
 
 
 def _save_figures(found: list[StudyReport], folder: Path) -> None:

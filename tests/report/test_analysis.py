@@ -131,4 +131,5 @@ def test_charts_hold_what_was_measured(study: StudyTrials) -> None:
         "efficiency-steps": {0: 13, 3: 21, 5: 2, 7: 2},
     }.items():
         assert points[name] == [(x, pytest.approx(percent[number]), number) for number, x in xs.items()], name
-    assert [(bar.label, bar.share) for bar in found["time"].bars][0] == ("verifying and measuring", 39 / 46)
+    bar = found["time"].bars[0]
+    assert (bar.label, bar.share) == ("verifying and measuring", 39 / 46)

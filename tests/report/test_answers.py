@@ -39,8 +39,8 @@ def test_five_answers(study: StudyTrials, tmp_path: Path) -> None:
         "latency is 60.7 us and the attainable one 60.7 us, so the winner takes 1.65 times as long as it could."
     )
     assert limit == (
-        "By the performance model, tensor cores: alone it would take 73.2 us of the 117.7 us predicted. An SM works for "
-        "116.1 us (tensor cores 73.2 us, shared-memory bandwidth 63.4 us, special functions 49.6 us, an SM's L2 "
+        "By the performance model, tensor cores: alone it would take 73.2 us of the 117.7 us predicted. An SM works "
+        "for 116.1 us (tensor cores 73.2 us, shared-memory bandwidth 63.4 us, special functions 49.6 us, an SM's L2 "
         "bandwidth 14.8 us, pipeline-step latency 10.9 us; the longest hides 75% of the others); the chip's L2 needs "
         "39.3 us, DRAM 42.8 us."
     )
@@ -50,9 +50,9 @@ def test_five_answers(study: StudyTrials, tmp_path: Path) -> None:
         "KiB, takes 150.0 us, 50.0% longer (boundary=fused, tile_h=32,"
     )
     assert paid == (  # 46 s / 150 us and 46 s / 700 us calls of 100 us
-        "The search took 46 s, and against the default config (250.0 us, trial 0) it saves 150.0 us a call measured: it "
-        "has paid for itself after 306,667 calls, 31 s of running the winner. Against inductor default (800.0 us) it "
-        "saves 700.0 us a call measured: it has paid for itself after 65,714 calls, 7 s of running the winner."
+        "The search took 46 s, and against the default config (250.0 us, trial 0) it saves 150.0 us a call measured: "
+        "it has paid for itself after 306,667 calls, 31 s of running the winner. Against inductor default (800.0 us) "
+        "it saves 700.0 us a call measured: it has paid for itself after 65,714 calls, 7 s of running the winner."
     )
 
 
