@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -98,9 +99,7 @@ class StudyTrials:
 
     def plan(self, config: Mapping[str, Any]) -> Program:
         """The plan of ``config`` on the study's device."""
-        kind = family(self.problem.family)
-        program: Program = kind.plan(self.problem, kind.config_from_json(config), self.device)
-        return program
+        return _plan(self.problem, self.device, config)
 
 
 def read_study(study: optuna.Study) -> StudyTrials:
@@ -109,46 +108,52 @@ def read_study(study: optuna.Study) -> StudyTrials:
     Raises:
         StudyError: the study is empty, is of another schema, or holds no verified config.
     """
-    empty = StudyTrials(study.study_name, *_about(study), trials=())
+    about, name = About.read(study), study.study_name
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     ended = [one for one in study.get_trials(deepcopy=False, states=states) if DUPLICATE_OF not in one.user_attrs]
-    trials = tuple(_trial(one, empty) for one in sorted(ended, key=lambda one: one.number))
-    found = StudyTrials(empty.name, empty.problem, empty.device, trials)
+    trials = tuple(_trial(one, about, name) for one in sorted(ended, key=lambda one: one.number))
     if not trials:
         raise StudyError(
-            f"a report needs a study with trials, but {found.name!r} has none that ended; "
-            "run its kgen tune command again"
+            f"a report needs a study with trials, but {name!r} has none that ended; run its kgen tune command again"
         )
-    if not any(trial.evaluation.verified for trial in found.passed):
+    if not any(trial.ok and trial.evaluation.verified for trial in trials):
         last = f" (the last one: {trials[-1].evaluation.reason})" if trials[-1].evaluation.reason else ""
         raise StudyError(
-            f"a report needs a config that passed, but all {len(trials)} of {found.name!r} failed{last}; "
+            f"a report needs a config that passed, but all {len(trials)} of {name!r} failed{last}; "
             "run its kgen tune command again with more trials"
         )
-    return found
+    return StudyTrials(name, about.problem, about.device, trials)
 
 
-def _about(study: optuna.Study) -> tuple[TunedProblem, Device]:
-    about = About.read(study)
-    return about.problem, about.device
-
-
-def _trial(trial: FrozenTrial, study: StudyTrials) -> Trial:
+def _trial(trial: FrozenTrial, about: About, study_name: str) -> Trial:
     attrs = trial.user_attrs
     try:
-        config, evaluation = dict(attrs["config"]), Evaluation.from_attrs(attrs)
-    except (KeyError, TypeError, ValueError) as error:
+        config, evaluation, search_s = dict(attrs["config"]), Evaluation.from_attrs(attrs), attrs.get("search_s")
+        _check_figures(evaluation, search_s)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StudyError(
             f"a study's trials must have the fields that kgen tune records, but trial {trial.number} of "
-            f"{study.name!r} has not ({type(error).__name__}: {error}); name another study by --study"
+            f"{study_name!r} has not ({type(error).__name__}: {error}); name another study by --study"
         ) from error
-    facts = _facts(study, config) if evaluation.outcome is Outcome.OK else None
-    return Trial(trial.number, config, evaluation, attrs.get("search_s"), facts)
+    facts = _facts(about, config) if evaluation.outcome is Outcome.OK else None
+    return Trial(trial.number, config, evaluation, search_s, facts)
 
 
-def _facts(study: StudyTrials, config: Mapping[str, Any]) -> PlanFacts | None:
+def _check_figures(evaluation: Evaluation, search_s: Any) -> None:
+    """Refuse what is no number, so that nothing after this has to ask."""
+    of = evaluation
+    figures = [of.efficiency, of.predicted_us, of.compile_s, of.spill_bytes, of.error, search_s]
+    figures += [*of.registers.values(), *(asdict(of.measured).values() if of.measured else ())]
+    for figure in figures:
+        if figure is not None and (not isinstance(figure, int | float) or not math.isfinite(figure)):
+            raise ValueError(f"{figure!r} is not a finite number")
+    if of.outcome is Outcome.OK and not ((of.efficiency or 0) > 0 and (of.latency_us or 0) > 0):
+        raise ValueError("it passed without a latency and an efficiency")
+
+
+def _facts(about: About, config: Mapping[str, Any]) -> PlanFacts | None:
     try:
-        kernels = study.plan(config).kernels
+        kernels = _plan(about.problem, about.device, config).kernels
     except Exception:  # a config of another kgen, whose fields may hold anything, has no plan here
         return None
     return PlanFacts(
@@ -157,6 +162,12 @@ def _facts(study: StudyTrials, config: Mapping[str, Any]) -> PlanFacts | None:
         work_per_cta=max(kernel.work_items / kernel.grid for kernel in kernels),
         steps=max(kernel.steps for kernel in kernels),
     )
+
+
+def _plan(problem: TunedProblem, device: Device, config: Mapping[str, Any]) -> Program:
+    kind = family(problem.family)
+    program: Program = kind.plan(problem, kind.config_from_json(config), device)
+    return program
 
 
 def config_text(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kgen.search.about import ATTRIBUTE, About
 from kgen.search.storage import open_study
-from report_samples import H200, PROBLEM, TRIALS, Told, write
+from report_samples import H200, PROBLEM, TRIALS, write
 
 from kgen.cli import main
 
@@ -87,9 +87,21 @@ def other_trials(path: Path) -> str:
 
 
 def strange_outcome(path: Path) -> str:
-    write(path, (Told({}, TRIALS[0].evaluation),))
-    text = path.read_text()
-    path.write_text(text.replace('"outcome":"ok"', '"outcome":"odd"'))
+    return edited(path, '"outcome":"ok"', '"outcome":"odd"')
+
+
+def strange_figure(path: Path) -> str:
+    return edited(path, '"spill_bytes":0', '"spill_bytes":"many"')
+
+
+def no_figure(path: Path) -> str:
+    return edited(path, '{"efficiency":', '{"elegance":')
+
+
+def edited(path: Path, old: str, new: str) -> str:
+    text = Path(write(path, TRIALS[:1])).read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     return str(path)
 
 
@@ -103,6 +115,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "another tuner": (another_tuner, "schema_version 1, but 'theirs' has None"),
     "other trials": (other_trials, "but trial 0 of 'theirs' has not (KeyError: 'config')"),
     "strange outcome": (strange_outcome, "but trial 0 of 'sample' has not (ValueError: 'odd' is not a valid Outcome)"),
+    "strange figure": (strange_figure, "has not (ValueError: 'many' is not a finite number)"),
+    "no figure": (no_figure, "has not (ValueError: it passed without a latency and an efficiency)"),
     "no file": (lambda path: str(path), "is no file; check the path"),
     "unreachable": (lambda path: "postgresql://user:secret@127.0.0.1:1/none", "cannot be opened as a study"),
     "a folder": (lambda path: str(path.parent), "is no file; check the path"),
