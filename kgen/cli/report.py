@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kgen.cli.options import AsJson, print_json
-from kgen.env import atomic_write
 from kgen.errors import ProblemError, StudyError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def report(
 
     found = _analyse(storage, study, against)
     try:
-        atomic_write(out, render_page(found).encode())
+        out.write_text(render_page(found), encoding="utf-8", errors="xmlcharrefreplace")
     except OSError as error:
         raise ProblemError(
             f"--out must be a writable file, but {out} is not ({error.strerror}); choose another"

@@ -117,7 +117,8 @@ def read_study(study: optuna.Study) -> StudyTrials:
             f"a report needs a study with trials, but {name!r} has none that ended; run its kgen tune command again"
         )
     if not any(trial.ok and trial.evaluation.verified for trial in trials):
-        last = f" (the last one: {trials[-1].evaluation.reason})" if trials[-1].evaluation.reason else ""
+        reason = " ".join(trials[-1].evaluation.reason.split())
+        last = f" (the last one: {reason})" if reason else ""
         raise StudyError(
             f"a report needs a config that passed, but all {len(trials)} of {name!r} failed{last}; "
             "run its kgen tune command again with more trials"
@@ -147,6 +148,8 @@ def _check_figures(evaluation: Evaluation, search_s: Any) -> None:
     for figure in figures:
         if figure is not None and (not isinstance(figure, int | float) or not math.isfinite(figure)):
             raise ValueError(f"{figure!r} is not a finite number")
+    if not isinstance(of.reason, str):
+        raise ValueError(f"{of.reason!r} is not a reason")
     if of.outcome is Outcome.OK and not ((of.efficiency or 0) > 0 and (of.latency_us or 0) > 0):
         raise ValueError("it passed without a latency and an efficiency")
 

@@ -23,7 +23,7 @@ from kgen.worker import Outcome
 H200 = replace(find_device("h200"), ordinal=0)
 PROBLEM = ConvFirst(256, 56, 56, 64)
 SCRIPT = "</script><script>document.title='owned'</script>"
-MARKUP = '<img src=x onerror="document.title=1"> & "co"'
+MARKUP = '<img src=x onerror="document.title=1"> & "co" \ud800'
 
 DEFAULT = default_config(PROBLEM, H200)
 WINNER = WgmmaFusedConfig(

@@ -59,7 +59,7 @@ document.body.append(out);
 def dump(page: str, folder: Path, *options: str) -> str:
     """The document's source after its scripts have run."""
     path = folder / "report.html"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     profile = f"--user-data-dir={folder / 'profile'}"
     fixed = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", profile)
     command = [str(CHROMIUM), *fixed, *options, "--dump-dom", path.as_uri()]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from kgen.search.about import ATTRIBUTE, About
 from kgen.search.storage import open_study
-from report_samples import H200, PROBLEM, TRIALS, write
+from report_samples import H200, PROBLEM, TRIALS, WINNER, Told, failed, write
 
 from kgen.cli import main
+from kgen.worker import Outcome
 
 Ran = tuple[int, str, str]
 
@@ -36,7 +37,8 @@ def test_a_study_becomes_a_page(kind: str, report: Any, tmp_path: Path) -> None:
     storage = write(tmp_path / "a.journal" if kind == "journal" else f"sqlite:///{tmp_path}/a.db")
     code, out, err = report(storage)
     assert (code, err) == (0, "") and "Trial 7 takes 100.0 us measured" in out and "written to report.html" in out
-    assert "Trial 7 takes 100.0 us measured" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Trial 7 takes 100.0 us measured" in page and "&#55296;" in page  # half a character of a reason
 
 
 def test_answers_as_json_and_figures(report: Any, journal: str, tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def empty(path: Path) -> str:
 
 
 def only_failures(path: Path) -> str:
-    return write(path, TRIALS[1:3])
+    return write(path, (*TRIALS[1:2], Told(WINNER.to_json(), failed(Outcome.CRASHED, "it broke\nin two", 1))))
 
 
 def another_schema(path: Path) -> str:
@@ -109,7 +111,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "empty": (empty, "needs a study with trials, but 'sample' has none that ended"),
     "only failures": (
         only_failures,
-        "needs a config that passed, but all 2 of 'sample' failed (the last one: </script>",
+        "needs a config that passed, but all 2 of 'sample' failed (the last one: it broke in two)",
     ),
     "another schema": (another_schema, "schema_version 1, but 'sample' has 7; run its kgen tune command again"),
     "another tuner": (another_tuner, "schema_version 1, but 'theirs' has None"),
