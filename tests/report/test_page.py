@@ -51,6 +51,8 @@ def test_the_page_has_everything(study: StudyTrials) -> None:
         assert not chart.points or f"<figcaption>{chart.title}</figcaption>" in text
     for words in ("overlap yes instead of no", "its output is wrong", "1.09 times", "infeasible:shared_memory", "39.0"):
         assert words in text
+    assert '<td class="n" data-v="175752">171.6</td>' in page
+    assert '<td class="n" data-v="0">0.0</td>' not in page  # trial 8 has no plan, so that nothing is known
     found = collect(page)
     assert found.tags.count("table") == 3  # the best, time, failures; importances need more configs
     assert found.tags.count("th") == found.tags.count("button")
