@@ -9,6 +9,7 @@ bound the whole kernel from below. The constants were fitted by hand to measurem
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kgen.compile import Resources
 from kgen.devices import Device
@@ -30,22 +31,84 @@ _LAUNCH_US = 1.6
 _SPILL_BYTES_TO_DOUBLE = 256
 
 
+@dataclass(frozen=True)
+class KernelTerms:
+    """What the model says of one kernel, in microseconds: what bounds it, each as if it were alone.
+
+    ``units_us`` is the time of each unit of an SM, ``exposed`` the share of the lesser ones that the slowest does not
+    hide, ``steps_us`` the latency of pipeline steps; together they make ``sm_us``. ``dram_us`` and ``l2_us`` bound the
+    chip. Spills multiply the greatest of the three by ``spill_factor``.
+    """
+
+    symbol: str
+    units_us: Mapping[str, float]
+    exposed: float
+    steps_us: float
+    dram_us: float
+    l2_us: float
+    spill_factor: float
+
+    @property
+    def sm_us(self) -> float:
+        """Time of the busiest SM."""
+        slowest = max(self.units_us.values())
+        return slowest + self.exposed * (sum(self.units_us.values()) - slowest) + self.steps_us
+
+    @property
+    def total_us(self) -> float:
+        """Predicted latency of the kernel."""
+        return _LAUNCH_US + max(self.sm_us, self.dram_us, self.l2_us) * self.spill_factor
+
+    @property
+    def in_sm_us(self) -> dict[str, float]:
+        """The units of an SM and its pipeline steps by name."""
+        return {**self.units_us, "pipeline-step latency": self.steps_us}
+
+    @property
+    def binding(self) -> str:
+        """What binds: the launch where it is most of the time, the chip's bandwidth, or the slowest within an SM."""
+        return self._binding[0]
+
+    @property
+    def binding_us(self) -> float:
+        """Time that what binds would take alone."""
+        return self._binding[1]
+
+    @property
+    def _binding(self) -> tuple[str, float]:
+        chip = max(("DRAM bandwidth", self.dram_us), ("the chip's L2 bandwidth", self.l2_us), key=lambda term: term[1])
+        if self.total_us < 2 * _LAUNCH_US:
+            return "the launch", _LAUNCH_US
+        return chip if chip[1] >= self.sm_us else max(self.in_sm_us.items(), key=lambda term: term[1])
+
+
 def predict_us(program: Program, resources: Mapping[str, Resources] | None = None) -> float:
     """Predicted latency in microseconds; ``resources`` (by kernel symbol) refines occupancy and punishes spills."""
+    return sum(terms.total_us for terms in model_terms(program, resources))
+
+
+def model_terms(program: Program, resources: Mapping[str, Resources] | None = None) -> tuple[KernelTerms, ...]:
+    """The terms of each kernel, whose sum is the predicted latency."""
     resources = resources or {}
-    return sum(_kernel_us(kernel, program.device, resources.get(kernel.symbol)) for kernel in program.kernels)
+    return tuple(_terms(kernel, program.device, resources.get(kernel.symbol)) for kernel in program.kernels)
 
 
-def _kernel_us(kernel: KernelPlan, device: Device, resources: Resources | None) -> float:
+def _terms(kernel: KernelPlan, device: Device, resources: Resources | None) -> KernelTerms:
     ctas = _resident_ctas(kernel, device, resources)
     concurrent = min(ctas, -(-kernel.grid // device.sms))
-    clocks = _item_clocks(kernel, device, concurrent)
     rounds = -(-kernel.work_items // (_usable_sms(kernel, device) * concurrent))
-    sm_us = rounds * clocks / device.clock_mhz
-    dram_us = kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6
-    l2_us = kernel.total("l2_bytes") / (device.dram_bytes_per_s * _L2_TO_DRAM_BANDWIDTH) * 1e6
+    warps = concurrent * kernel.threads // 32
+    scale = rounds / device.clock_mhz
     spilled_bytes = resources.spill_store_bytes if resources is not None else 0
-    return _LAUNCH_US + max(sm_us, dram_us, l2_us) * (1 + spilled_bytes / _SPILL_BYTES_TO_DOUBLE)
+    return KernelTerms(
+        symbol=kernel.symbol,
+        units_us={name: scale * clocks for name, clocks in _unit_clocks(kernel, device, concurrent).items()},
+        exposed=max(0.25, 1 - warps / _WARPS_TO_OVERLAP),
+        steps_us=scale * kernel.steps * _STEP_CLOCKS / concurrent,
+        dram_us=kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6,
+        l2_us=kernel.total("l2_bytes") / (device.dram_bytes_per_s * _L2_TO_DRAM_BANDWIDTH) * 1e6,
+        spill_factor=1 + spilled_bytes / _SPILL_BYTES_TO_DOUBLE,
+    )
 
 
 def _usable_sms(kernel: KernelPlan, device: Device) -> int:
@@ -62,18 +125,16 @@ def _resident_ctas(kernel: KernelPlan, device: Device, resources: Resources | No
     return max(1, min(kernel.ctas_per_sm, by_registers))
 
 
-def _item_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> float:
-    """Clocks in which an SM finishes ``concurrent`` work items side by side."""
-    warps = concurrent * kernel.threads // 32
+def _unit_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> dict[str, float]:
+    """Clocks of each unit of an SM for ``concurrent`` work items side by side."""
+    busy = min(1.0, concurrent * kernel.threads // 32 / 4)
     work = concurrent / kernel.work_items
-    units = [
-        _tensor_clocks(kernel, device, work) / min(1.0, warps / 4),
-        work * kernel.total("shared_bytes") / _SHARED_BYTES_PER_CLOCK,
-        work * kernel.total("special") / _SPECIAL_PER_CLOCK / min(1.0, warps / 4),
-        work * kernel.total("l2_bytes") / _L2_BYTES_PER_CLOCK,
-    ]
-    exposed = max(0.25, 1 - warps / _WARPS_TO_OVERLAP)
-    return max(units) + exposed * (sum(units) - max(units)) + kernel.steps * _STEP_CLOCKS / concurrent
+    return {
+        "tensor cores": _tensor_clocks(kernel, device, work) / busy,
+        "shared-memory bandwidth": work * kernel.total("shared_bytes") / _SHARED_BYTES_PER_CLOCK,
+        "special functions": work * kernel.total("special") / _SPECIAL_PER_CLOCK / busy,
+        "an SM's L2 bandwidth": work * kernel.total("l2_bytes") / _L2_BYTES_PER_CLOCK,
+    }
 
 
 def _tensor_clocks(kernel: KernelPlan, device: Device, work: float) -> float:

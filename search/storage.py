@@ -63,6 +63,50 @@ def open_study(storage: str | None, name: str) -> Iterator[optuna.Study]:
         tuner_lock.release()
 
 
+def read_studies(storage: str, name: str | None = None) -> list[optuna.Study]:
+    """The studies in ``storage``, or the one called ``name``; nothing is created there, and nothing changed.
+
+    Raises:
+        StudyError: the storage is missing, cannot be opened or holds something else, or has no such study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_present(storage)
+    try:
+        opened = RDBStorage(storage) if "://" in storage else _journal(Path(storage).expanduser())
+        names = optuna.get_all_study_names(opened)
+        wanted = names if name is None else [one for one in names if one == name]
+        found = [optuna.load_study(study_name=one, storage=opened) for one in wanted]
+    except Exception as error:  # Optuna's replay of a damaged journal may raise anything
+        raise _cannot_open(storage, error) from error
+    if not found:
+        wish = "at least one study" if name is None else f"a study called {name!r}"
+        held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "none"
+        raise StudyError(f"storage must hold {wish}, but {_shown(storage)} holds {held}; name another")
+    return found
+
+
+def _check_present(where: str) -> None:
+    """Refuse what opening would create, or fill with tables."""
+    if "://" not in where:
+        path = Path(where).expanduser()
+        if not path.is_file():
+            raise StudyError(f"a study must be a journal file or a database URL, but {path} is no file; check the path")
+        try:
+            _check_journal(path)
+        except OSError as error:
+            raise _cannot_open(where, error) from error
+        return
+    try:
+        url = sqlalchemy.make_url(where)
+        file = url.database if url.get_backend_name() == "sqlite" else None
+        if file and not Path(file).is_file():
+            raise StudyError(f"a study must be a journal file or a database URL, but {file} is no file; check the path")
+        if "studies" not in _tables(where):
+            raise StudyError(f"storage must hold studies, but {_shown(where)} has none; name another")
+    except (ImportError, OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise _cannot_open(where, error) from error
+
+
 def _studies_folder() -> Path:
     try:
         folder = cache_dir() / "studies"
@@ -105,11 +149,16 @@ def _open_journal(path: Path) -> JournalStorage:
             _check_journal(path)
             with lock:
                 _drop_torn_line(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_AppendLock(str(path), lock)))
+        return _journal(path)
     except StudyError:
         raise
     except Exception as error:  # Optuna's replay of a damaged journal may raise anything
         raise _cannot_open(str(path), error) from error
+
+
+def _journal(path: Path) -> JournalStorage:
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_AppendLock(str(path), lock)))
 
 
 def _check_journal(path: Path) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import optuna
+from kgen.search.about import About
 from kgen.search.evaluate import Bench
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
@@ -108,6 +109,7 @@ def find(
     ]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
+        About(problem, device).write(study)
         history = History(study, kind.config_from_json)
         # A resumed search must not draw again what it drew before.
         run_seed = seed + len(study.get_trials(deepcopy=False))

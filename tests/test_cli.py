@@ -191,6 +191,17 @@ def test_an_output_folder_that_cannot_be_written(kgen: Any, tmp_path: Path) -> N
 
 
 @needs_nvrtc
+@pytest.mark.timeout(120)
+def test_a_study_is_reported_on(kgen: Any, tmp_path: Path) -> None:
+    storage, page = str(tmp_path / "a.journal"), tmp_path / "report.html"
+    tuned = kgen("tune", *SMALL, "--storage", storage, "--trials", "2", "--json").json["entry"]
+    ran = kgen("report", storage, "--out", str(page))
+    assert ran.code == 0 and ran.err == "" and f"written to {page}" in ran.out
+    assert f"takes {tuned['modelled_us']:.3g} us by the model (not measured)" in ran.out
+    assert "<!DOCTYPE html>" in page.read_text() and "modelled, not measured" in page.read_text()
+
+
+@needs_nvrtc
 def test_no_compiler_for_the_emulator(kgen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     for command in (("tune", *SMALL), ("check", *SMALL, "--emulate")):

@@ -9,7 +9,7 @@ import pytest
 from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.devices import find_device
 from kgen.machine import KernelPlan, Program, Stage, ideal_us
-from kgen.model import predict_us
+from kgen.model import model_terms, predict_us
 
 H200 = find_device("h200")
 FLOPS = 10**12
@@ -46,3 +46,27 @@ def test_both_instructions_share_one_pipe() -> None:
     both = predict_us(program(matmul("mma"), matmul("wgmma"), matmul("wgmma", FLOPS // 2)))
     apart = predict_us(program(matmul("mma"))), 1.5 * (predict_us(program(matmul("wgmma"))) - LAUNCH_US)
     assert both == pytest.approx(sum(apart))
+
+
+@pytest.mark.parametrize(
+    ("stage", "binding"),
+    [
+        (matmul("mma"), "tensor cores"),
+        (Stage("load", "load", shared_bytes=10**12), "shared-memory bandwidth"),
+        (Stage("activate", "activate", special=10**12), "special functions"),
+        (Stage("load", "load", dram_bytes=10**12), "DRAM bandwidth"),
+        (Stage("load", "load", l2_bytes=10**12), "the chip's L2 bandwidth"),
+        (Stage("load", "load", dram_bytes=10**6), "the launch"),
+    ],
+)
+def test_the_term_that_binds_is_named(stage: Stage, binding: str) -> None:
+    one = program(stage)
+    (terms,) = model_terms(one)
+    assert terms.binding == binding and terms.total_us == predict_us(one)
+    assert terms.binding_us == pytest.approx(LAUNCH_US if binding == "the launch" else terms.total_us - LAUNCH_US)
+
+
+def test_a_kernel_of_steps_is_bound_by_their_latency() -> None:
+    one = program(Stage("load", "load"))
+    (terms,) = model_terms(replace(one, kernels=(replace(one.kernels[0], steps=100),)))
+    assert terms.binding == "pipeline-step latency" and terms.binding_us == pytest.approx(100 * 450 / H200.clock_mhz)

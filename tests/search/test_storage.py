@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kgen.search.storage import RETRY_OF, SEEDED, open_study
+from kgen.search.storage import RETRY_OF, SEEDED, open_study, read_studies
 from optuna.trial import TrialState
 
 from kgen.errors import StudyError
@@ -152,3 +152,45 @@ def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(StudyError, match="set KGEN_CACHE_DIR"):
         open_study(None, "one").__enter__()
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_studies_are_read_and_not_touched(kind: str, tmp_path: Path) -> None:
+    storage = str(storages(tmp_path)[kind])
+    for name, value in (("one", 0.25), ("two", 0.5)):
+        with open_study(storage, name) as study:
+            study.tell(study.ask(), value)
+    file = tmp_path / ("a.journal" if kind == "journal" else "a.db")
+    before, listing = file.read_bytes(), sorted(tmp_path.iterdir())
+    assert {study.study_name: study.best_value for study in read_studies(storage)} == {"one": 0.25, "two": 0.5}
+    assert [study.study_name for study in read_studies(storage, "two")] == ["two"]
+    with pytest.raises(StudyError, match=r"must hold a study called 'three', but .* holds one, two; name another"):
+        read_studies(storage, "three")
+    assert file.read_bytes() == before and sorted(tmp_path.iterdir()) == listing
+
+
+def test_a_torn_last_line_is_read_past(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    with open_study(str(path), "one") as study:
+        study.tell(study.ask(), 0.25)
+    path.write_bytes(path.read_bytes() + b'{"op_code":4,"worker_')
+    (study,) = read_studies(str(path))
+    assert study.best_value == 0.25 and path.read_bytes().endswith(b"worker_")
+
+
+def test_nothing_is_created_by_reading(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "empty.db").close()
+    (tmp_path / "empty.journal").write_text("")
+    listing = sorted(tmp_path.iterdir())
+    for where, sentence in {
+        "missing.journal": "is no file; check the path",
+        "sqlite:///missing.db": "is no file; check the path",
+        "sqlite:///empty.db": "is no file; check the path|has none; name another",
+        "empty.journal": "must hold at least one study, but .* holds none",
+        "nonsense://user:secret@host/db": "cannot be opened as a study",
+    }.items():
+        place = where.replace("///", f"///{tmp_path}/") if "://" in where else str(tmp_path / where)
+        with pytest.raises(StudyError, match=sentence) as caught:
+            read_studies(place)
+        assert "secret" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == listing

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from kgen.search import SearchInterrupted, Snapshot, find, silent, tune, tuner
+from kgen.search.about import About
+from kgen.search.storage import read_studies
 
 from kgen import tuned
 from kgen.blocks.convfirst import favourites
@@ -107,6 +109,13 @@ def test_a_measured_search_saves_the_best(fakes: type[FakeWorker], tmp_path: Pat
     assert saved["measured"]["median_us"] == 11.0 and saved["config"] == entry.config.to_json()
     tune(PROBLEM, LOCAL, trials=6, timeout_s=60)
     assert entries(tmp_path / "user")[0]["trials"] == 6
+
+
+def test_the_study_says_what_it_is_of(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    for _ in range(2):
+        tune(PROBLEM, LOCAL, trials=1, timeout_s=60, storage=str(tmp_path / "a.journal"))
+        (study,) = read_studies(str(tmp_path / "a.journal"))
+        assert About.read(study) == About(PROBLEM, LOCAL)
 
 
 def test_every_improvement_is_saved_at_once(fakes: type[FakeWorker], tmp_path: Path) -> None:

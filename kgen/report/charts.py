@@ -1,0 +1,111 @@
+"""The charts of a report as data, which the page draws as SVG and ``--figures`` by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from kgen.report.analysis import Step, best_so_far, importances, predictions, search_seconds, time_shares
+from kgen.report.trials import StudyTrials, Trial
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mark; ``trial`` is the number of the trial it stands for."""
+
+    x: float
+    y: float
+    trial: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a length that is a share of a whole."""
+
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """``points`` are scattered, or the corners of a falling staircase; ``bars`` lie below one another.
+
+    ``name`` is a file's stem. ``until`` is where a staircase ends. ``log``: both axes are logarithmic, and a line shows
+    where they are equal.
+    """
+
+    name: str
+    title: str
+    kind: Literal["scatter", "steps", "bars"]
+    x_label: str
+    y_label: str = ""
+    points: tuple[Point, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    until: float = 0.0
+    log: bool = False
+
+
+_AGAINST: tuple[tuple[str, str, Callable[[Trial], float | None]], ...] = (
+    ("registers", "registers a thread", lambda trial: trial.registers),
+    ("shared", "shared memory a CTA, KiB", lambda trial: trial.facts.shared_bytes / 1024 if trial.facts else None),
+    ("spills", "bytes spilled", lambda trial: trial.evaluation.spill_bytes),
+    ("work", "work items a CTA", lambda trial: trial.facts.work_per_cta if trial.facts else None),
+    ("threads", "threads a CTA", lambda trial: trial.facts.threads if trial.facts else None),
+    ("steps", "pipeline steps a work item", lambda trial: trial.facts.steps if trial.facts else None),
+)
+"""What efficiency is drawn against: the chart's name, the axis, and the figure of a trial."""
+
+
+def charts(study: StudyTrials) -> tuple[Chart, ...]:
+    """Every chart that the study has data for."""
+    every = [
+        *_best(study),
+        _bars("time", "Where the time went", "share of the search", [(s.name, s.share) for s in time_shares(study)]),
+        *(_efficiency(study, name, label, figure) for name, label, figure in _AGAINST),
+        _bars(
+            "importances",
+            "What parameters explain",
+            "share of the variance of log latency",
+            [(one.parameter, one.share) for one in importances(study)],
+        ),
+        _predicted(study),
+    ]
+    return tuple(chart for chart in every if chart.points or chart.bars)
+
+
+def _best(study: StudyTrials) -> list[Chart]:
+    steps, last = best_so_far(study), study.trials[-1].number
+    label = f"best latency, us{'' if study.measured else ' (modelled)'}"
+    by: list[tuple[str, str, Callable[[Step], float], float]] = [
+        ("trials", "trial", lambda step: step.number, last),
+        ("seconds", "seconds of searching", lambda step: step.seconds, search_seconds(study)),
+    ]
+    return [
+        Chart(
+            name=f"best-by-{name}",
+            title=f"Best so far, by {name}",
+            kind="steps",
+            x_label=axis,
+            y_label=label,
+            points=tuple(Point(x(step), step.latency_us, step.number) for step in steps),
+            until=until,
+        )
+        for name, axis, x, until in by
+    ]
+
+
+def _efficiency(study: StudyTrials, name: str, label: str, figure: Callable[[Trial], float | None]) -> Chart:
+    pairs = [(trial, figure(trial)) for trial in study.passed]
+    points = [Point(x, 100 * (trial.efficiency or 0.0), trial.number) for trial, x in pairs if x is not None]
+    return Chart(f"efficiency-{name}", f"Efficiency against {label}", "scatter", label, "efficiency, %", tuple(points))
+
+
+def _predicted(study: StudyTrials) -> Chart:
+    points = tuple(Point(measured, predicted, trial.number) for trial, predicted, measured in predictions(study))
+    title = "Predicted against measured latency"
+    return Chart("predicted", title, "scatter", "measured, us", "predicted, us", points, log=True)
+
+
+def _bars(name: str, title: str, label: str, shares: list[tuple[str, float]]) -> Chart:
+    return Chart(name, title, "bars", label, bars=tuple(Bar(text, share) for text, share in shares))
