@@ -13,6 +13,7 @@ from kgen.machine import waterline
 
 _WATER, _ABOVE, _BELOW = "#1f77b4", "#bcbd22", "#6baed6"
 _TEXT: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+_ROOM, _WIDE = 4, 0.25  # room below the lowest bar for its name; bars with room for a name across
 _NAME_STYLE = _TEXT | {"rotation": 90, "ha": "center", "va": "top"}
 _LEVEL_STYLE = _TEXT | {"color": _WATER, "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}}
 
@@ -28,6 +29,8 @@ def save_plot(path: Path, title: str, sequences: Items[Sequence]) -> None:
     panels = figure.subplots(1, len(sequences), sharey=True, squeeze=False)[0]
     for axes, sequence in zip(panels, sequences, strict=True):
         _draw(axes, sequence)
+    lowest = min((bar.height for sequence in sequences for bar in bars(sequence)), default=1.0)
+    panels[0].set_ylim(bottom=lowest / _ROOM)
     panels[0].set_ylabel("operational intensity (operations a byte)")
     save(figure, path)
 
@@ -57,4 +60,5 @@ def _name(axes: Any, bar: Bar) -> None:
     """A name in every bar that is wide enough to read it."""
     if bar.width > 0.04:
         middle = bar.left + bar.width / 2
-        axes.annotate(bar.name, (middle, bar.height), (0, -3), **_NAME_STYLE)
+        style = _NAME_STYLE | ({"rotation": 0} if bar.width > _WIDE else {})
+        axes.annotate(bar.name, (middle, bar.height), (0, -3), **style)

@@ -1,0 +1,53 @@
+"""Draws the README's figures from committed data, their numbers beside them: ``python benchmarks/readme_figures.py``.
+
+Needs the extra ``plot``. A test compares the numbers with what the data give today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kgen.analysis import problem_sequences
+from kgen.analysis.bars import bars, caption
+from kgen.analysis.gap import load_marks
+from kgen.blocks.convfirst import Problem
+from kgen.devices import find_device
+from kgen.tuned import packaged_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "figures"
+MODELS = ROOT / "benchmarks" / "gap" / "imagenet-nvidia-h200.json"
+BLOCK = Problem(batch=256, height=56, width=56, channels=64)
+BATCH = 256
+
+
+def waterline_numbers() -> Any:
+    sequences = problem_sequences(BLOCK, find_device("h200"), packaged_dir())
+    return [{"caption": caption(one), "bars": [asdict(bar) for bar in bars(one)]} for one in sequences]
+
+
+def gap_numbers() -> Any:
+    return [asdict(mark) for mark in load_marks(MODELS, BATCH)]
+
+
+NUMBERS: Mapping[str, Callable[[], Any]] = {"waterline": waterline_numbers, "gap": gap_numbers}
+
+
+def main() -> None:
+    from kgen.analysis.gap_plot import draw
+    from kgen.analysis.waterline_plot import save_plot
+
+    device = find_device("h200")
+    sequences = problem_sequences(BLOCK, device, packaged_dir())
+    save_plot(FOLDER / "waterline.png", f"{BLOCK}, {device.title}", sequences)
+    draw(load_marks(MODELS, BATCH), f"Efficiency gap on an {device.title} at batch {BATCH}", FOLDER / "gap.png")
+    for name, numbers in NUMBERS.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(numbers(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
