@@ -15,8 +15,9 @@ FAMILIES = ("convfirst", "patchconv", "classifier")
 def family(name: str) -> Any:
     """The package of a family, ``kgen.blocks.<name>``.
 
-    It offers ``Problem`` and ``Weights``; ``config_from_json``, ``plan``, ``choices``, ``default_config``, ``draw``,
-    ``relax`` and ``favourites``; ``fold``, ``pack``, ``reference``, ``layered`` and ``float32_forward``.
+    It offers ``Problem`` and ``Weights``; ``config_from_json``, ``plan``, ``choices``, ``rules``, ``default_config``,
+    ``draw``, ``relax``, ``neighbours`` and ``favourites``; ``fold``, ``pack``, ``reference``, ``layered`` and
+    ``float32_forward``.
 
     Raises:
         ProblemError: there is no such family.

@@ -64,8 +64,13 @@ class PointwiseGeometry:
         return 8 * self.m_tiles * self.blocks + 4 * self.m_tiles + 4
 
 
-def check_pointwise(prefix: str, kernel: PointwiseGeometry, device: Device) -> None:
-    """Raise InfeasibleError for the first rule the kernel breaks; ``prefix`` begins the names of its fields."""
+def check_pointwise_resources(prefix: str, kernel: PointwiseGeometry, device: Device) -> None:
+    """Raise InfeasibleError unless an SM can run the kernel; ``prefix`` begins the names of its fields."""
+    check_resources(prefix, kernel.warps, kernel.shared_bytes, kernel.accumulators, 1, device)
+
+
+def check_pointwise_tile(prefix: str, kernel: PointwiseGeometry) -> None:
+    """Raise InfeasibleError unless pixels and channels come in whole parts; ``prefix`` begins the fields' names."""
     fragment = 16 * kernel.warps_m
     require(
         kernel.pixels % fragment == 0,
@@ -76,7 +81,6 @@ def check_pointwise(prefix: str, kernel: PointwiseGeometry, device: Device) -> N
     multiple(f"{prefix}chunk", kernel.chunk, 16 * kernel.warps_k)
     divides(f"{prefix}chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
     divides(f"{prefix}warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
-    check_resources(prefix, kernel.warps, kernel.shared_bytes, kernel.accumulators, 1, device)
 
 
 def pointwise_stages(name: str, layer: PointwiseGeometry, input_dram_bytes: int) -> tuple[Stage, Stage]:

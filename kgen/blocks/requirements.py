@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from kgen.devices import Device
 from kgen.errors import InfeasibleError, ProblemError
+
+Rule = Callable[[Any, Any, Device], None]
+"""Raises InfeasibleError unless a config, the second argument, obeys it on a problem and a device.
+
+What a rule reads of the config ties those fields to one another, so rules are kept small."""
 
 
 def require(holds: bool, rule: str, message: str) -> None:

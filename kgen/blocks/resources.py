@@ -20,12 +20,24 @@ def check_resources(
     prefix: str, warps: int, shared_bytes: int, accumulators: int, wanted_ctas: int, device: Device
 ) -> None:
     """Raise InfeasibleError unless ``wanted_ctas`` fit an SM; ``prefix`` begins the names of the kernel's fields."""
+    check_threads(prefix, warps)
+    check_shared(prefix, warps, shared_bytes, wanted_ctas, device)
+    check_registers(prefix, warps, accumulators, wanted_ctas, device)
+
+
+def check_threads(prefix: str, warps: int) -> None:
+    """Raise InfeasibleError unless a CTA can have so many warps."""
     threads = 32 * warps
     require(
         threads <= 1024,
         f"{prefix}threads",
         f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
     )
+
+
+def check_shared(prefix: str, warps: int, shared_bytes: int, wanted_ctas: int, device: Device) -> None:
+    """Raise InfeasibleError unless ``wanted_ctas`` fit an SM by shared memory and threads."""
+    threads = 32 * warps
     require(
         shared_bytes <= device.shared_per_cta_bytes,
         f"{prefix}shared_memory",
@@ -39,6 +51,11 @@ def check_resources(
         f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
         f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
     )
+
+
+def check_registers(prefix: str, warps: int, accumulators: int, wanted_ctas: int, device: Device) -> None:
+    """Raise InfeasibleError unless ``wanted_ctas`` fit an SM by registers."""
+    threads = 32 * warps
     limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
     needed = accumulators + REGISTER_OVERHEAD
     require(

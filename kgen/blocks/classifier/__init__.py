@@ -6,7 +6,7 @@ from kgen.blocks.classifier.config import config_from_json
 from kgen.blocks.classifier.plan import plan
 from kgen.blocks.classifier.problem import Classifier as Problem
 from kgen.blocks.classifier.reference import float32_forward, layered, reference
-from kgen.blocks.classifier.space import choices, default_config, draw, favourites, relax
+from kgen.blocks.classifier.space import choices, default_config, draw, favourites, neighbours, relax, rules
 from kgen.blocks.classifier.weights import ClassifierWeights as Weights
 from kgen.blocks.classifier.weights import fold, pack
 
@@ -21,8 +21,10 @@ __all__ = [
     "float32_forward",
     "fold",
     "layered",
+    "neighbours",
     "pack",
     "plan",
     "reference",
     "relax",
+    "rules",
 ]

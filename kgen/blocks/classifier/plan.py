@@ -6,7 +6,7 @@ from kgen.blocks.classifier.config import SIDE, ClassifierConfig
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
 from kgen.blocks.layout import ceil_div, pitch_bytes
-from kgen.blocks.requirements import check_side, divides, multiple, require
+from kgen.blocks.requirements import Rule, check_side, divides, multiple, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -69,6 +69,11 @@ def check(problem: Classifier, config: ClassifierConfig, device: Device) -> None
         "stages",
         f"stages must be >= 2, one slot read while another fills, but got stages={config.stages}; use 2, 3 or 4",
     )
+    for rule in RULES:
+        rule(problem, config, device)
+
+
+def _check_slices(problem: Classifier, config: ClassifierConfig, device: Device) -> None:
     multiple("slice", config.slice, ROWS)
     multiple("chunk", config.chunk, 16 * config.warps_n)
     divides("chunk", config.chunk, config.slice, "slice")
@@ -79,8 +84,15 @@ def check(problem: Classifier, config: ClassifierConfig, device: Device) -> None
         f"slice must be at most {padded_classes(problem)} classes, in whole chunks of {config.chunk}, but got "
         f"slice={config.slice}; use less",
     )
+
+
+def _check_resources(problem: Classifier, config: ClassifierConfig, device: Device) -> None:
     shared = _shared_bytes(problem, config)
     check_resources("", config.warps_n * config.warps_k, shared, _accumulators(config), 1, device)
+
+
+RULES: tuple[Rule, ...] = (_check_slices, _check_resources)
+"""What ties the fields of a config whose values are each legal on their own."""
 
 
 def _shared_bytes(problem: Classifier, config: ClassifierConfig) -> int:

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 from kgen.blocks.classifier.config import SIDE, ClassifierConfig
-from kgen.blocks.classifier.plan import check, plan
+from kgen.blocks.classifier.plan import RULES, check, plan
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
 from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
+from kgen.blocks.requirements import Rule
 from kgen.devices import Device
 
 Choices = dict[str, tuple[Any, ...]]
@@ -39,6 +40,11 @@ def choices(problem: Classifier, device: Device) -> dict[str, Choices]:
     return {SIDE: values}
 
 
+def rules(side: str) -> tuple[Rule, ...]:
+    """What ties the fields of a side's configs."""
+    return RULES
+
+
 def default_config(problem: Classifier, device: Device) -> ClassifierConfig:
     """A config that is feasible for every problem on every device with 99 KB of shared memory a CTA."""
     return ClassifierConfig("portable", images=1, slice=16, chunk=16, warps_n=1, warps_k=1, parts=1, stages=2)
@@ -60,7 +66,7 @@ def relax(problem: Classifier, config: ClassifierConfig, device: Device) -> Clas
     return relaxed
 
 
-def _neighbours(problem: Classifier, config: ClassifierConfig, device: Device) -> Iterator[ClassifierConfig | None]:
+def neighbours(problem: Classifier, config: ClassifierConfig, device: Device) -> Iterator[ClassifierConfig | None]:
     """One field changed, or a slice with its chunk; made feasible where possible."""
     values = choices(problem, device)[SIDE]
     slices = [{"slice": s, "chunk": c} for s in values["slice"] for c in values["chunk"] if s % c == 0]
@@ -68,5 +74,5 @@ def _neighbours(problem: Classifier, config: ClassifierConfig, device: Device) -
         yield relax(problem, replace(config, **change), device)
 
 
-favourites = partial(favourites_of, Space(plan, choices, draw, _neighbours, _KIND))
+favourites = partial(favourites_of, Space(plan, choices, draw, neighbours, _KIND))
 """The feasible configs of a problem on a device that the model predicts fastest: (problem, device, count)."""

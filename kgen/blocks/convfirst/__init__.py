@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from kgen.blocks.convfirst.config import config_from_json
-from kgen.blocks.convfirst.favourites import favourites
+from kgen.blocks.convfirst.favourites import favourites, neighbours
 from kgen.blocks.convfirst.plan import plan
 from kgen.blocks.convfirst.problem import ConvFirst as Problem
 from kgen.blocks.convfirst.reference import float32_forward, layered, reference
-from kgen.blocks.convfirst.space import choices, default_config, draw, relax
+from kgen.blocks.convfirst.space import choices, default_config, draw, relax, rules
 from kgen.blocks.convfirst.weights import ConvFirstWeights as Weights
 from kgen.blocks.convfirst.weights import fold, pack
 
@@ -22,8 +22,10 @@ __all__ = [
     "float32_forward",
     "fold",
     "layered",
+    "neighbours",
     "pack",
     "plan",
     "reference",
     "relax",
+    "rules",
 ]

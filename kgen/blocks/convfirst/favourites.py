@@ -30,7 +30,7 @@ _KIND = (
 )
 
 
-def _neighbours(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> Iterator[ConvFirstConfig | None]:
+def neighbours(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> Iterator[ConvFirstConfig | None]:
     """One field changed, or a whole tile, or warps with the chunk they share; made feasible where possible."""
     values = choices(problem, device)[config.boundary]
     changes = [*single_changes(config, values)]
@@ -61,5 +61,5 @@ def _warps_and_chunks(config: PortableConfig, values: Choices) -> Iterator[dict[
                 yield {"warps_n": warps_n, "hidden_chunk": 16 * warps_n * blocks, "hidden_split": split}
 
 
-favourites = partial(favourites_of, Space(plan, choices, draw, _neighbours, _KIND))
+favourites = partial(favourites_of, Space(plan, choices, draw, neighbours, _KIND))
 """The feasible configs of a problem on a device that the model predicts fastest: (problem, device, count)."""

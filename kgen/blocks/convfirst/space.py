@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 
 from kgen.blocks.convfirst import cluster, portable, wgmma
+from kgen.blocks.convfirst.cluster.rules import RULES as CLUSTER_RULES
 from kgen.blocks.convfirst.config import SIDES, ClusterConfig, ConvFirstConfig, PortableConfig
+from kgen.blocks.convfirst.portable.rules import RULES as PORTABLE_RULES
 from kgen.blocks.convfirst.portable.space import Choices
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.convfirst.wgmma.rules import FUSED_RULES, LAYERS_RULES
+from kgen.blocks.requirements import Rule
 from kgen.devices import Device
 
-__all__ = ["Choices", "choices", "default_config", "draw", "relax"]
+__all__ = ["Choices", "choices", "default_config", "draw", "relax", "rules"]
 
 
 def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
@@ -21,6 +25,12 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
     if problem.matmul == "float8":
         return wgmma.choices(problem, device)
     return portable.choices(problem) | cluster.choices(problem, device) | wgmma.choices(problem, device)
+
+
+def rules(side: str) -> tuple[Rule, ...]:
+    """What ties the fields of a side's configs."""
+    own = {"cluster": CLUSTER_RULES, "wgmma_fused": FUSED_RULES, "wgmma_layers": LAYERS_RULES}
+    return own.get(side, PORTABLE_RULES)
 
 
 def default_config(problem: ConvFirst, device: Device) -> ConvFirstConfig:

@@ -6,7 +6,7 @@ from kgen.blocks.patchconv.config import config_from_json
 from kgen.blocks.patchconv.plan import plan
 from kgen.blocks.patchconv.problem import PatchConv as Problem
 from kgen.blocks.patchconv.reference import float32_forward, layered, reference
-from kgen.blocks.patchconv.space import choices, default_config, draw, favourites, relax
+from kgen.blocks.patchconv.space import choices, default_config, draw, favourites, neighbours, relax, rules
 from kgen.blocks.patchconv.weights import PatchConvWeights as Weights
 from kgen.blocks.patchconv.weights import fold, pack
 
@@ -21,8 +21,10 @@ __all__ = [
     "float32_forward",
     "fold",
     "layered",
+    "neighbours",
     "pack",
     "plan",
     "reference",
     "relax",
+    "rules",
 ]

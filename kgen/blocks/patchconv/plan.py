@@ -9,8 +9,8 @@ from kgen.blocks.activations import Sigmoid, special_operations
 from kgen.blocks.patchconv.config import SIDE, PatchConvConfig
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import padded_inputs
-from kgen.blocks.pointwise import PointwiseGeometry, check_pointwise, pointwise_stages
-from kgen.blocks.requirements import check_side, divides, require
+from kgen.blocks.pointwise import PointwiseGeometry, check_pointwise_resources, check_pointwise_tile, pointwise_stages
+from kgen.blocks.requirements import Rule, check_side, divides, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -64,10 +64,26 @@ def check(problem: PatchConv, config: PatchConvConfig, device: Device) -> None:
         "stages",
         f"stages must be >= 2, one slot read while another fills, but got stages={config.stages}; use 2, 3 or 4",
     )
+    for rule in RULES:
+        rule(problem, config, device)
+
+
+def _check_outputs(problem: PatchConv, config: PatchConvConfig, device: Device) -> None:
     divides("out_split", config.out_split, problem.outputs // 16, "outputs / 16")
+
+
+def _check_layer(problem: PatchConv, config: PatchConvConfig, device: Device) -> None:
+    check_pointwise_tile("", _geometry(problem, config))
+
+
+def _check_resources(problem: PatchConv, config: PatchConvConfig, device: Device) -> None:
     layer = _geometry(problem, config)
-    check_pointwise("", layer, device)
+    check_pointwise_resources("", layer, device)
     check_resources("", layer.warps, layer.shared_bytes, layer.accumulators, config.ctas_per_sm, device)
+
+
+RULES: tuple[Rule, ...] = (_check_outputs, _check_layer, _check_resources)
+"""What ties the fields of a config whose values are each legal on their own."""
 
 
 def _geometry(problem: PatchConv, config: PatchConvConfig) -> PointwiseGeometry:

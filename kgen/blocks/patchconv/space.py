@@ -13,9 +13,10 @@ from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
 from kgen.blocks.patchconv.config import SIDE, PatchConvConfig
-from kgen.blocks.patchconv.plan import check, plan
+from kgen.blocks.patchconv.plan import RULES, check, plan
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import padded_inputs
+from kgen.blocks.requirements import Rule
 from kgen.devices import Device
 
 Choices = dict[str, tuple[Any, ...]]
@@ -40,6 +41,11 @@ def choices(problem: PatchConv, device: Device) -> dict[str, Choices]:
         "ctas_per_sm": (1, 2, 3, 4),
     }
     return {SIDE: values}
+
+
+def rules(side: str) -> tuple[Rule, ...]:
+    """What ties the fields of a side's configs."""
+    return RULES
 
 
 def default_config(problem: PatchConv, device: Device) -> PatchConvConfig:
@@ -78,7 +84,7 @@ def relax(problem: PatchConv, config: PatchConvConfig, device: Device) -> PatchC
     return relaxed
 
 
-def _neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> Iterator[PatchConvConfig | None]:
+def neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> Iterator[PatchConvConfig | None]:
     """One field changed, or a tile with its warps; made feasible where possible."""
     values = choices(problem, device)[SIDE]
     tiles = [{"pixels": p, "warps_m": m} for p in values["pixels"] for m in values["warps_m"] if p % (16 * m) == 0]
@@ -86,5 +92,5 @@ def _neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> 
         yield relax(problem, replace(config, **change), device)
 
 
-favourites = partial(favourites_of, Space(plan, choices, draw, _neighbours, _KIND))
+favourites = partial(favourites_of, Space(plan, choices, draw, neighbours, _KIND))
 """The feasible configs of a problem on a device that the model predicts fastest: (problem, device, count)."""

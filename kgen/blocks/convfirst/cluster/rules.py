@@ -10,7 +10,7 @@ from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.layout import ceil_div
-from kgen.blocks.requirements import divides, multiple, require
+from kgen.blocks.requirements import Rule, divides, multiple, require
 from kgen.devices import Device
 
 MAX_CLUSTER = 8
@@ -29,15 +29,21 @@ def has_clusters(device: Device) -> bool:
 
 def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    _check_values(config)
+    for rule in RULES:
+        rule(problem, config, device)
+
+
+def _check_device(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     storage_matmuls(problem, config.boundary)
     require(
         has_clusters(device),
         "arch",
         f"clusters need compute capability 9.0 or later, but {device.name} is {device.arch}; use another boundary",
     )
-    _check_values(config)
-    _check_slices(problem, config)
-    _check_warps(problem, config, device)
+
+
+def _check_shared(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     require(
         kernel.shared_bytes <= device.shared_per_cta_bytes,
@@ -65,7 +71,7 @@ def _check_values(config: ClusterConfig) -> None:
     )
 
 
-def _check_slices(problem: ConvFirst, config: ClusterConfig) -> None:
+def _check_slices(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     require(
         config.hidden_split <= MAX_HIDDEN_SPLIT,
         "hidden_split",
@@ -83,8 +89,15 @@ def _check_warps(problem: ConvFirst, config: ClusterConfig, device: Device) -> N
         "warps",
         f"warps must be at most {MAX_WARPS}, but got warps={config.warps}; use 4 or 8, with few pixels",
     )
+
+
+def _check_expand(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     _check_matmul("expand", kernel.expand, config.cluster, device)
+
+
+def _check_project(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
+    kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
     _check_matmul("project", kernel.project, config.cluster, device)
 
 
@@ -106,3 +119,7 @@ def _check_matmul(name: str, matmul: PartialMatmul, cluster: int, device: Device
         f"a thread has at most {limit} registers with {matmul.warps} warps, but {name} needs about {needed}; "
         "use fewer pixels, larger clusters or a larger hidden_split",
     )
+
+
+RULES: tuple[Rule, ...] = (_check_device, _check_slices, _check_warps, _check_expand, _check_project, _check_shared)
+"""What ties the fields of a config whose values are each legal on their own."""

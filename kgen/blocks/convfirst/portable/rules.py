@@ -10,9 +10,9 @@ from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
-from kgen.blocks.pointwise import check_pointwise
-from kgen.blocks.requirements import divides, multiple, require
-from kgen.blocks.resources import check_resources
+from kgen.blocks.pointwise import check_pointwise_resources, check_pointwise_tile
+from kgen.blocks.requirements import Rule, divides, multiple, require
+from kgen.blocks.resources import check_registers, check_shared, check_threads
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -28,15 +28,10 @@ _CHOICES = {
 
 def check(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
-    storage_matmuls(problem, config.boundary)
     _check_values(config)
-    main = MainGeometry(problem, config)
-    _check_tile(problem, config, main)
-    _check_channels(problem, config, main)
     _check_split(config)
-    check_resources("", main.warps, main.shared_bytes, main.accumulators, config.ctas_per_sm, device)
-    for kernel in pointwise_kernels(problem, config):
-        check_pointwise("project_", kernel, device)
+    for rule in RULES:
+        rule(problem, config, device)
 
 
 def _check_values(config: PortableConfig) -> None:
@@ -59,7 +54,11 @@ def _check_values(config: PortableConfig) -> None:
     )
 
 
-def _check_tile(problem: ConvFirst, config: PortableConfig, main: MainGeometry) -> None:
+def _check_matmuls(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    storage_matmuls(problem, config.boundary)
+
+
+def _check_pixels(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     fragment = 16 * config.warps_m
     require(
         config.pixels % fragment == 0,
@@ -67,6 +66,9 @@ def _check_tile(problem: ConvFirst, config: PortableConfig, main: MainGeometry) 
         f"pixels must be a multiple of 16 * warps_m = {fragment}, but got pixels={config.pixels}; "
         f"use {-(-config.pixels // fragment) * fragment}",
     )
+
+
+def _check_tile(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     area = config.tile_h * config.tile_w
     require(
         area <= config.pixels,
@@ -80,13 +82,16 @@ def _check_tile(problem: ConvFirst, config: PortableConfig, main: MainGeometry) 
         f"tile_w must be at most the width {problem.width} rounded up to 8, but got tile_w={config.tile_w}; "
         f"use {problem.width}",
     )
+
+
+def _check_reuse(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     if config.conv_reuse == "rows":
-        strip = 2 * main.m_tiles
+        strip = 2 * MainGeometry(problem, config).m_tiles
         require(
             config.tile_w % 8 == 0
             and config.tile_h % strip == 0
             and problem.height % strip == 0
-            and area == config.pixels,
+            and config.tile_h * config.tile_w == config.pixels,
             "conv_reuse",
             f"conv_reuse='rows' needs strips of 8 columns x {strip} rows that tile the images: tile_w a multiple of 8, "
             f"tile_h and height multiples of {strip}, and tile_h * tile_w = pixels, but got height={problem.height}, "
@@ -94,15 +99,22 @@ def _check_tile(problem: ConvFirst, config: PortableConfig, main: MainGeometry) 
         )
 
 
-def _check_channels(problem: ConvFirst, config: PortableConfig, main: MainGeometry) -> None:
+def _check_channels(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     multiple("channel_chunk", config.channel_chunk, 16)
     divides("channel_chunk", config.channel_chunk, problem.channels, "channels")
+
+
+def _check_hidden(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    main = MainGeometry(problem, config)
     divides("hidden_split", config.hidden_split, problem.hidden // 16, "hidden / 16")
     if not main.conv_only:
         multiple("hidden_chunk", config.hidden_chunk, 16 * config.warps_n)
         divides("hidden_chunk", config.hidden_chunk, main.hidden_per_item, "hidden / hidden_split")
+
+
+def _check_outputs(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     divides("out_split", config.out_split, problem.channels // 16, "channels / 16")
-    if main.fused:
+    if config.boundary == "fused":
         divides("warps_n", config.warps_n, problem.channels // config.out_split // 16, "output blocks of one CTA")
 
 
@@ -129,3 +141,44 @@ def _check_split(config: PortableConfig) -> None:
             f"{name} must be {value!r} when boundary='layers', which has no use for it, but got "
             f"{name}={getattr(config, name)!r}; set it so",
         )
+
+
+def _check_project_tile(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    for kernel in pointwise_kernels(problem, config):
+        check_pointwise_tile("project_", kernel)
+
+
+def _check_project_resources(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    for kernel in pointwise_kernels(problem, config):
+        check_pointwise_resources("project_", kernel, device)
+
+
+def _check_threads(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    check_threads("", MainGeometry(problem, config).warps)
+
+
+def _check_registers(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    main = MainGeometry(problem, config)
+    check_registers("", main.warps, main.accumulators, config.ctas_per_sm, device)
+
+
+def _check_shared(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    main = MainGeometry(problem, config)
+    check_shared("", main.warps, main.shared_bytes, config.ctas_per_sm, device)
+
+
+RULES: tuple[Rule, ...] = (
+    _check_matmuls,
+    _check_pixels,
+    _check_tile,
+    _check_reuse,
+    _check_channels,
+    _check_hidden,
+    _check_outputs,
+    _check_threads,
+    _check_registers,
+    _check_shared,
+    _check_project_tile,
+    _check_project_resources,
+)
+"""What ties the fields of a config whose values are each legal on their own."""

@@ -259,14 +259,18 @@ def conv_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> ConvGeometry:
 
 def matmul_kernels(problem: ConvFirst, config: WgmmaLayersConfig) -> tuple[MatmulGeometry, MatmulGeometry]:
     """Expand and project, in launch order."""
-    channels, hidden = problem.channels, problem.hidden
-    expand = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
-    project = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
-    return (
-        MatmulGeometry(
-            "expand", problem.pixels, channels, hidden, *expand, config.expand_cluster, problem.matmul_bytes
-        ),
-        MatmulGeometry(
-            "project", problem.pixels, hidden, channels, *project, config.project_cluster, problem.matmul_bytes
-        ),
-    )
+    return expand_kernel(problem, config), project_kernel(problem, config)
+
+
+def expand_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeometry:
+    """The layers' first matmul."""
+    sizes = problem.pixels, problem.channels, problem.hidden
+    kernel = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
+    return MatmulGeometry("expand", *sizes, *kernel, config.expand_cluster, problem.matmul_bytes)
+
+
+def project_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeometry:
+    """The layers' second matmul."""
+    sizes = problem.pixels, problem.hidden, problem.channels
+    kernel = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
+    return MatmulGeometry("project", *sizes, *kernel, config.project_cluster, problem.matmul_bytes)

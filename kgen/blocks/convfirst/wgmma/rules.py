@@ -12,15 +12,15 @@ from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.convfirst.wgmma.geometry import (
     CORE_BLOCK,
-    ConvGeometry,
     FusedGeometry,
     MatmulGeometry,
     consumer_registers,
     conv_kernel,
     entry_registers,
-    matmul_kernels,
+    expand_kernel,
+    project_kernel,
 )
-from kgen.blocks.requirements import divides, multiple, require
+from kgen.blocks.requirements import Rule, divides, multiple, require
 from kgen.devices import Device
 
 ARCH = "sm_90"
@@ -44,6 +44,13 @@ _INSTRUCTION_OVERHEAD = 30
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
+    _check_device(problem, config, device)
+    _check_values(config)
+    for rule in FUSED_RULES if isinstance(config, WgmmaFusedConfig) else LAYERS_RULES:
+        rule(problem, config, device)
+
+
+def _check_device(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
     storage = problem.matmul == "storage"
     what, other = ("wgmma kernels", "a portable boundary") if storage else ("float8 matmuls", "matmul='storage'")
     require(
@@ -51,11 +58,6 @@ def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
         "arch",
         f"{what} need a Hopper GPU ({ARCH}), but {device.name} is {device.arch}; use {other}",
     )
-    _check_values(config)
-    if isinstance(config, WgmmaFusedConfig):
-        _check_fused(problem, config, device)
-    else:
-        _check_layers(problem, config, device)
 
 
 def _check_values(config: WgmmaConfig) -> None:
@@ -87,7 +89,6 @@ def _check_values(config: WgmmaConfig) -> None:
 
 def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     storage_matmuls(problem, config.boundary)
-    kernel = FusedGeometry(problem, config)
     require(
         problem.channels <= MAX_COLUMNS,
         "channels",
@@ -101,13 +102,19 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         f"channels / 2 + {_INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
         f"compiler holds wgmma to, but got {problem.channels} channels with {config.warpgroups} warpgroups; use fewer",
     )
+
+
+def _check_conv_output(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     operands = get_args(options.Operand)
     require(
         config.conv_output in operands,
         "conv_output",
         f"conv_output must be one of {', '.join(operands)}, but got conv_output={config.conv_output!r}; choose one",
     )
-    _check_reuse(problem, config, kernel)
+
+
+def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
+    kernel = FusedGeometry(problem, config)
     _columns("hidden_chunk", config.hidden_chunk, 16)
     divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
     require(
@@ -122,6 +129,10 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
         f"weight_slots must be from 2 to {2 * kernel.chunks}, a slot for every chunk, but got "
         f"weight_slots={config.weight_slots}; use {min(4, 2 * kernel.chunks)}",
     )
+
+
+def _check_fused_resources(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
+    kernel = FusedGeometry(problem, config)
     _check_shared("", kernel.shared_bytes, device)
     needed, limit = kernel.accumulators + _REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
     require(
@@ -132,7 +143,7 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
     )
 
 
-def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig, kernel: FusedGeometry) -> None:
+def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     pixels, reuses = config.warpgroup_pixels, get_args(options.ConvReuse)
     require(
         pixels in WARPGROUP_PIXELS and (pixels == 64 or config.conv_output == "registers"),
@@ -145,7 +156,7 @@ def _check_reuse(problem: ConvFirst, config: WgmmaFusedConfig, kernel: FusedGeom
         "conv_reuse",
         f"conv_reuse must be one of {', '.join(reuses)}, but got conv_reuse={config.conv_reuse!r}; choose one of them",
     )
-    rows = 2 * kernel.blocks
+    rows = 2 * FusedGeometry(problem, config).blocks
     require(
         config.conv_reuse == "none"
         or (problem.width % 8 == 0 and problem.height % rows == 0 and config.conv_output == "registers"),
@@ -163,12 +174,10 @@ def _check_layers(problem: ConvFirst, config: WgmmaLayersConfig, device: Device)
         f"the layers' wgmma kernels need channels and hidden channels in multiples of {CORE_BLOCK}, but the problem "
         f"has {problem.channels} and {problem.hidden}; use another boundary",
     )
-    _check_conv(conv_kernel(problem, config), device)
-    for kernel in matmul_kernels(problem, config):
-        _check_matmul(kernel, device)
 
 
-def _check_conv(kernel: ConvGeometry, device: Device) -> None:
+def _check_conv(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
+    kernel = conv_kernel(problem, config)
     divides("conv_rows", kernel.rows, kernel.problem.height, "height")
     require(
         kernel.rows <= MAX_ROWS,
@@ -200,6 +209,14 @@ def _check_conv(kernel: ConvGeometry, device: Device) -> None:
         f"conv_stages must be >= 2, one slot read while another fills, but got conv_stages={kernel.stages}; use 2",
     )
     _check_shared("conv_", kernel.shared_bytes, device)
+
+
+def _check_expand(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
+    _check_matmul(expand_kernel(problem, config), device)
+
+
+def _check_project(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
+    _check_matmul(project_kernel(problem, config), device)
 
 
 def _check_matmul(kernel: MatmulGeometry, device: Device) -> None:
@@ -235,3 +252,8 @@ def _check_shared(prefix: str, shared_bytes: int, device: Device) -> None:
         f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
         f"needs {shared_bytes}; use smaller chunks, fewer slots or fewer pixels",
     )
+
+
+FUSED_RULES: tuple[Rule, ...] = (_check_fused, _check_conv_output, _check_reuse, _check_chunks, _check_fused_resources)
+LAYERS_RULES: tuple[Rule, ...] = (_check_layers, _check_conv, _check_expand, _check_project)
+"""What ties the fields of a config whose values are each legal on their own."""

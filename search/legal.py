@@ -1,0 +1,207 @@
+"""The legal combinations of a side's choices, listed whole or, where there are too many, as a uniform sample.
+
+A rule ties the fields that it reads. Tied fields share a table of the combinations that obey it; tables are joined as
+rules tie them, and the legal combinations are the tables' product. A rule that would join too much is left for last:
+it is checked on every combination or, if there are too many, on uniform draws, those of which that pass are a uniform
+sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kgen.errors import InfeasibleError
+
+Rows = np.ndarray[Any, np.dtype[np.int16]]
+"""A combination a row, a field a column; an entry is an index into the field's choices."""
+Rule = Callable[[Any], None]
+"""Raises InfeasibleError unless a config obeys it."""
+
+_MOST_ROWS = 500_000
+"""Of a table."""
+_MOST_CHECKS = 40_000
+"""Of a rule: each takes some ten microseconds."""
+_DRAWS, _MOST_DRAWS = 20_000, 200_000
+"""Combinations drawn at a time, and in all."""
+
+
+@dataclass(frozen=True)
+class Legal:
+    """Distinct legal combinations: all ``count`` of them when ``whole``, else a sample of about ``count``."""
+
+    rows: Rows
+    whole: bool
+    count: float
+
+
+def list_legal(
+    choices: Mapping[str, Sequence[Any]],
+    rules: Iterable[Rule],
+    fixed: Mapping[str, Any],
+    *,
+    most: int,
+    sample: int,
+    seed: int,
+) -> Legal:
+    """All legal combinations of ``choices``, or a uniform sample of ``sample`` where there are more than ``most``.
+
+    ``fixed`` has the values of a config's other fields. Where few draws are legal, a sample may be smaller.
+
+    Raises:
+        InfeasibleError: no combination is legal; it names the field without a choice, or the rule that left none.
+    """
+    for name, options in choices.items():
+        if not options:
+            raise InfeasibleError(name, f"{name} must have a choice, but it has none; add one")
+    joined = _Joined(choices, fixed)
+    for rule in rules:
+        joined.tie(rule)
+    rng = np.random.default_rng(seed)
+    if joined.product > (_MOST_CHECKS if joined.late else _MOST_ROWS):
+        return joined.sample(sample, rng)
+    rows = joined.whole()
+    if len(rows) <= most:
+        return Legal(rows, True, len(rows))
+    return Legal(rows[np.sort(rng.choice(len(rows), sample, replace=False))], False, len(rows))
+
+
+@dataclass(frozen=True)
+class _Table:
+    names: tuple[str, ...]
+    rows: Rows
+
+
+class _Reading:
+    """Stands in for a config, and notes which of the fields are read."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._values[name]
+
+
+class _Joined:
+    """Tables whose product, less what the rules left for last forbid, are the legal combinations."""
+
+    def __init__(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> None:
+        self._choices = choices
+        self._values = {**fixed, **{name: options[0] for name, options in choices.items()}}
+        self._tables = [_Table((name,), np.arange(len(of), dtype=np.int16)[:, None]) for name, of in choices.items()]
+        self.late: list[Rule] = []
+
+    @property
+    def product(self) -> int:
+        """Combinations before the rules left for last."""
+        return prod(len(table.rows) for table in self._tables)
+
+    def tie(self, rule: Rule) -> None:
+        """Join the tables whose fields the rule reads, less what it forbids; or leave the rule for last."""
+        read: set[str] = set()
+        while True:
+            tied = [table for table in self._tables if read & set(table.names)]
+            if prod(len(table.rows) for table in tied) > _MOST_ROWS:
+                self.late.append(rule)
+                return
+            table = _product(tied)
+            obeying, beyond = self._judge(rule, table, read)
+            if obeying is not None:
+                break
+            if not beyond:
+                self.late.append(rule)
+                return
+            read |= beyond
+        if not obeying.any():
+            raise self._emptied(rule, table)
+        rest = [one for one in self._tables if not read & set(one.names)]
+        self._tables = [*rest, _Table(table.names, table.rows[obeying])] if table.names else rest
+
+    def whole(self) -> Rows:
+        """Every legal combination."""
+        return self._obeying_late(self._in_order(_product(self._tables)))
+
+    def sample(self, size: int, rng: np.random.Generator) -> Legal:
+        """Uniform draws that obey the rules left for last, at most ``size``."""
+        found: list[Rows] = []
+        drawn = 0
+        while drawn < _MOST_DRAWS and sum(map(len, found)) < size:
+            parts = [table.rows[rng.integers(len(table.rows), size=_DRAWS)] for table in self._tables]
+            names = tuple(name for table in self._tables for name in table.names)
+            found.append(self._obeying_late(self._in_order(_Table(names, np.hstack(parts)))))
+            drawn += _DRAWS
+        passed = np.concatenate(found)
+        if not len(passed):
+            raise InfeasibleError("sample", f"{drawn} draws of {', '.join(self._choices)} must hold a legal one")
+        first = np.unique(passed, axis=0, return_index=True)[1]
+        return Legal(passed[np.sort(first)][:size], False, self.product * len(passed) / drawn)
+
+    def _in_order(self, table: _Table) -> Rows:
+        """Rows with their columns in the order of the choices."""
+        return table.rows[:, [table.names.index(name) for name in self._choices]]
+
+    def _obeying_late(self, rows: Rows) -> Rows:
+        if not self.late:
+            return rows
+        configs = (SimpleNamespace(**self._with(tuple(self._choices), row)) for row in rows.tolist())
+        return rows[[all(_obeys(rule, config) for rule in self.late) for config in configs]]
+
+    def _judge(self, rule: Rule, table: _Table, read: set[str]) -> tuple[Any, set[str]]:
+        """Which rows obey a rule that reads the fields ``read``; None where it reads others, or takes many checks."""
+        columns = [index for index, name in enumerate(table.names) if name in read]
+        names = [table.names[index] for index in columns]
+        distinct, position = _distinct(table.rows[:, columns], [len(self._choices[name]) for name in names])
+        if len(distinct) > _MOST_CHECKS:
+            return None, set()
+        verdicts = np.empty(len(distinct), dtype=bool)
+        for index, row in enumerate(distinct.tolist()):
+            config = _Reading(self._with(names, row))
+            verdicts[index] = _obeys(rule, config)
+            beyond = config.read & set(self._choices) - read
+            if beyond:  # what a rule reads may depend on what it has read
+                return None, beyond
+        return verdicts[position], set()
+
+    def _with(self, names: Sequence[str], row: Sequence[int]) -> dict[str, Any]:
+        """The values of a row, and any legal ones of the other fields."""
+        return self._values | {name: self._choices[name][index] for name, index in zip(names, row, strict=True)}
+
+    def _emptied(self, rule: Rule, table: _Table) -> InfeasibleError:
+        try:
+            rule(_Reading(self._with(table.names, table.rows[0].tolist())))
+        except InfeasibleError as error:
+            fields = ", ".join(table.names) or "any field"
+            return InfeasibleError(error.rule, f"no choice of {fields} obeys the rule {error.rule!r}: {error}")
+        raise AssertionError("a rule that forbade a combination allows it now")
+
+
+def _obeys(rule: Rule, config: Any) -> bool:
+    try:
+        rule(config)
+    except InfeasibleError:
+        return False
+    return True
+
+
+def _product(tables: Sequence[_Table]) -> _Table:
+    """Every combination of the tables' rows."""
+    rows = np.zeros((1, 0), dtype=np.int16)
+    for table in tables:
+        rows = np.hstack([np.repeat(rows, len(table.rows), axis=0), np.tile(table.rows, (len(rows), 1))])
+    return _Table(tuple(name for table in tables for name in table.names), rows)
+
+
+def _distinct(rows: Rows, sizes: Sequence[int]) -> tuple[Rows, Any]:
+    """The distinct rows, and the index of each row among them; column n has entries below ``sizes[n]``."""
+    if not sizes:
+        return rows[:1], np.zeros(len(rows), dtype=np.intp)
+    keys = np.ravel_multi_index(tuple(rows.T), tuple(sizes))
+    _, first, position = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], position
