@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import optuna
 from kgen.search.evaluate import Evaluation
 from optuna.trial import TrialState
 
-from kgen.machine import Config
+from kgen.errors import InfeasibleError
+from kgen.machine import Config, Program
 from kgen.worker import Outcome
 
 DUPLICATE_OF = "duplicate_of"
@@ -27,16 +29,28 @@ class Known:
     evaluation: Evaluation
 
 
-def config_key(config: Config) -> str:
-    """A config as a dictionary key."""
-    return json.dumps(config.to_json(), sort_keys=True)
+def program_key(program: Program) -> str:
+    """Equal for programs of the same source and launch, which are the same kernels whatever their configs."""
+    launches = [(one.symbol, one.grid, one.threads, one.shared_bytes, one.cluster) for one in program.kernels]
+    source = [program.arch, program.template, dict(program.fields), dict(program.constants)]
+    return json.dumps([source, launches], sort_keys=True)
 
 
 class History:
-    """The evaluations of a study by config; it reads what earlier runs left, and the search adds to it."""
+    """The evaluations of a study by config and by program; it reads what earlier runs left, and a search adds to it.
 
-    def __init__(self, study: optuna.Study, make_config: Callable[[Mapping[str, Any]], Config]) -> None:
-        self._known: dict[str, Known] = {}
+    ``plan`` raises InfeasibleError for a config that breaks a rule.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        make_config: Callable[[Mapping[str, Any]], Config],
+        plan: Callable[[Config], Program],
+    ) -> None:
+        self._plan = plan
+        self._known: dict[Config, Known] = {}
+        self._programs: dict[str, Known] = {}
         self.best: Known | None = None
         self.failures: Counter[str] = Counter()
         self.last_failure = ""
@@ -51,7 +65,10 @@ class History:
     def add(self, number: int, config: Config, evaluation: Evaluation) -> bool:
         """Take in an evaluation; True when it is the best verified one so far."""
         known = Known(number, config, evaluation)
-        self._known[config_key(config)] = known
+        self._known[config] = known
+        if evaluation.compiled:
+            with suppress(InfeasibleError):  # by rules that are new since it was evaluated
+                self._programs.setdefault(program_key(self._plan(config)), known)
         self.evaluated += evaluation.compiled
         if evaluation.outcome is not Outcome.OK:
             self.failures[evaluation.kind] += 1
@@ -62,16 +79,16 @@ class History:
         self.best = known
         return True
 
-    def get(self, config: Config) -> Known | None:
-        """What is known of ``config``."""
-        return self._known.get(config_key(config))
+    @property
+    def configs(self) -> list[Config]:
+        """Configs that were evaluated, in the order they were tried."""
+        return list(self._known)
+
+    def same(self, config: Config, program: Program) -> Known | None:
+        """What is known of ``config``, or of another one that makes the same program."""
+        return self._known.get(config) or self._programs.get(program_key(program))
 
     @property
     def best_efficiency(self) -> float | None:
         """Efficiency of the best verified config."""
         return self.best.evaluation.efficiency if self.best else None
-
-    @property
-    def feasible(self) -> list[Config]:
-        """Configs that obey every rule, in the order they were tried."""
-        return [known.config for known in self._known.values() if known.evaluation.compiled]

@@ -1,7 +1,7 @@
 """The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
 
 A trial ends COMPLETE with its efficiency, PRUNED when its config has none (the outcome says why), or FAIL when it was
-interrupted or repeats a candidate under way, which the sampler ignores.
+interrupted. Configs that make one program, source and launch alike, are measured once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import optuna
 from kgen.search.evaluate import Bench, Evaluation
-from kgen.search.history import DUPLICATE_OF, History, Known, config_key
+from kgen.search.history import DUPLICATE_OF, History, Known
 from kgen.search.progress import Report, Snapshot
-from kgen.search.space import SearchSpace
+from kgen.search.space import Space
 from kgen.search.storage import SEEDED
 from optuna.trial import TrialState
 
@@ -24,9 +24,6 @@ from kgen.compile import Cubin
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
 from kgen.worker import Outcome
-
-MAX_MISSES = 60
-"""Proposals in a row without a new feasible config after which the space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Search:
     def __init__(
         self,
         study: optuna.Study,
-        space: SearchSpace,
+        space: Space,
         plan: Callable[[Config], Program],
         bench: Bench,
         history: History,
@@ -63,7 +60,7 @@ class Search:
         improved: Callable[[Search], object],
     ) -> None:
         self._study = study
-        self._space = space
+        self.space = space
         self._plan = plan
         self._bench = bench
         self.history = history
@@ -71,15 +68,16 @@ class Search:
         self._report = report
         self._improved = improved
         self._queue: deque[_Candidate] = deque()
-        self._misses = 0
         self._start_s = time.monotonic()
         self._new = 0
+        for config in history.configs:
+            space.take(config)
 
     def seed(self, configs: Sequence[Config]) -> None:
         """Enqueue configs to try first; they may spill, since something has to be there to compare with."""
         for config in configs:
-            params = self._space.params(config)
-            if params is not None and self.history.get(config) is None:
+            params = self.space.params(config)
+            if params is not None and config in self.space:
                 self._study.enqueue_trial(params, user_attrs={SEEDED: True}, skip_if_exists=True)
 
     def run(self) -> None:
@@ -105,36 +103,28 @@ class Search:
         while (
             len(self._queue) < self._limits.ahead
             and self.history.evaluated + len(self._queue) < self._limits.trials
-            and self._misses < MAX_MISSES
+            and len(self.space)
             and self._in_time()
         ):
             self._propose()
 
     def _propose(self) -> None:
         trial = self._study.ask()
-        config = self._space.suggest(trial)
+        config = self.space.suggest(trial)
+        self.space.take(config)
         trial.set_user_attr("config", config.to_json())
-        known = self.history.get(config)
-        if known is not None:
-            self._repeat(trial, known)
-        elif any(candidate.config == config for candidate in self._queue):
-            trial.set_user_attr("reason", "the same config is being evaluated")
-            self._study.tell(trial, state=TrialState.FAIL)
-            self._replace(config)
-        else:
-            self._queue_or_prune(trial, config)
-
-    def _queue_or_prune(self, trial: optuna.Trial, config: Config) -> None:
         try:
             program = self._plan(config)
-        except InfeasibleError as error:
+        except InfeasibleError as error:  # enqueued by a kgen with other rules
             self._record(trial, config, Evaluation(Outcome.INFEASIBLE, str(error), error.rule))
-            self._replace(config)
             return
-        self._misses = 0
         self._queue.append(_Candidate(trial, config, program, self._bench.start(program)))
 
     def _finish(self, candidate: _Candidate) -> None:
+        known = self.history.same(candidate.config, candidate.program)
+        if known is not None:
+            self._repeat(candidate.trial, known)
+            return
         evaluation = self._bench.finish(
             candidate.program,
             candidate.cubin,
@@ -150,41 +140,20 @@ class Search:
         trial.set_user_attr("search_s", round(self.seconds, 3))
         self._tell(trial, evaluation)
         if self.history.add(trial.number, config, evaluation):
+            self.space.grow(config)
             self._improved(self)
 
     def _repeat(self, trial: optuna.Trial, known: Known) -> None:
-        """Answer a proposal of an evaluated config from the record, and try something new in its place."""
+        """Answer a proposal of a program that was evaluated from the record."""
         trial.set_user_attr(DUPLICATE_OF, known.number)
         trial.set_user_attr("outcome", known.evaluation.outcome.value)
         self._tell(trial, known.evaluation)
-        self._replace(known.config)
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
         if evaluation.outcome is Outcome.OK:
             self._study.tell(trial, evaluation.efficiency)
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
-
-    def _replace(self, config: Config) -> None:
-        """Enqueue a feasible config that was not tried yet: near ``config``, else near the best, else near any."""
-        self._misses += 1
-        feasible = self._feasible()
-        if self._space.feasible(config):
-            other = self._space.neighbour(config, self._is_new)
-        else:
-            other = self._space.nearest(config, feasible, self._is_new)
-        best = [self.history.best.config] if self.history.best else []
-        for start in (*best, *self._space.sample(feasible)):
-            other = other or self._space.neighbour(start, self._is_new)
-        params = self._space.params(other) if other is not None else None
-        if params is not None:
-            self._study.enqueue_trial(params, user_attrs={"replaces": config_key(config)})
-
-    def _feasible(self) -> list[Config]:
-        return [*self.history.feasible, *(candidate.config for candidate in self._queue)]
-
-    def _is_new(self, config: Config) -> bool:
-        return self.history.get(config) is None and all(config != candidate.config for candidate in self._queue)
 
     def _tell_progress(self) -> None:
         best = self.history.best.evaluation if self.history.best else None

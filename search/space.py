@@ -1,116 +1,222 @@
-"""The search space: configs out of trials, and what to try in the place of a config that breaks a rule.
+"""The search space: the legal configs of a problem, listed, and which of them have not been proposed yet.
 
-Optuna's distributions are fixed, so a proposal may break rules that tie parameters to one another. Such a proposal is
-recorded, and the nearest feasible config that was not tried yet is enqueued in its place.
+A side whose legal configs are too many to list has a uniform sample of them, and the neighbours of configs that are
+known to be good.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import optuna
+import numpy as np
+from kgen.search.legal import Legal, list_legal
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import BaseTrial
 
+from kgen.blocks import family
+from kgen.devices import Device
 from kgen.errors import InfeasibleError
-from kgen.machine import Config, Program
+from kgen.machine import Config
+from kgen.tuned_file import TunedProblem
 
 Values = Mapping[str, Any]
 Choices = Mapping[str, Mapping[str, Sequence[Any]]]
+Position = np.ndarray[Any, np.dtype[np.float64]]
+"""Of a config among those of its side: for each field the place of its value among the choices, from 0 to 1."""
 
 SWITCH = "boundary"
-_ANCHORS = 4
-_WALKS = 4
-_DRAWS = 300
-"""Plans tried before a neighbourhood counts as exhausted; a plan takes well under a millisecond."""
+_MOST_LISTED = 16_384
+_SAMPLE = 2048
+_NEIGHBOURS = 64
+"""Of one config that are listed beside a sample."""
 
 
-class SearchSpace:
-    """The configs of one problem. ``choices`` maps a side, and a field that it has, to the field's values.
+@dataclass(frozen=True)
+class Extent:
+    """How many configs of a side are legal: ``count``, all of which are listed when ``whole``, else a ``sample``."""
 
-    ``make_config`` makes a config of its fields' values, ``boundary`` among them; ``plan`` raises InfeasibleError.
-    Parameters are named ``<side>.<field>``, because a value that suits one side says nothing about another.
+    whole: bool
+    count: float
+    sample: int
+
+    def __str__(self) -> str:
+        return f"all {self.count:.0f}" if self.whole else f"{self.sample} of about {self.count:.2g}"
+
+
+class Space:
+    """Listed configs, each proposed at most once. ``choices`` maps a side, and a field that it has, to values.
+
+    Parameters of a trial are named ``<side>.<field>``, because a value that suits one side says nothing about another.
+    ``neighbours`` gives legal configs near one, or None; it serves the sides of ``extents`` that are not whole.
     """
 
     def __init__(
         self,
         make_config: Callable[[Values], Config],
         choices: Choices,
-        plan: Callable[[Config], Program],
+        configs: Iterable[Config],
+        extents: Mapping[str, Extent],
+        neighbours: Callable[[Config], Iterable[Config | None]],
         seed: int,
     ) -> None:
         self._make_config = make_config
-        self._choices = choices
-        self._plan = plan
+        self.choices = choices
+        self.extents = extents
+        self._neighbours = neighbours
         self._random = random.Random(seed)
+        self.configs: list[Config] = []
+        self._positions: list[Position] = []
+        self._index: dict[Config, int] = {}
+        self._left: dict[int, None] = {}  # a set in the order of the list
+        self.distributions = {SWITCH: CategoricalDistribution(tuple(choices))} | {
+            f"{side}.{name}": CategoricalDistribution(tuple(options))
+            for side, fields in choices.items()
+            for name, options in fields.items()
+        }
+        self.add(configs)
 
-    def suggest(self, trial: optuna.Trial) -> Config:
+    @property
+    def left(self) -> list[Config]:
+        """Listed configs that were not proposed yet."""
+        return [self.configs[index] for index in self._left]
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return len(self._left)
+
+    def __contains__(self, config: object) -> bool:
+        """Whether ``config`` is left."""
+        return self._index.get(config) in self._left  # type: ignore[call-overload]
+
+    def add(self, configs: Iterable[Config]) -> None:
+        """List legal configs, but for those that lie outside the choices."""
+        for config in configs:
+            if config not in self._index and self.params(config) is not None:
+                self._left[len(self.configs)] = None
+                self._index[config] = len(self.configs)
+                self.configs.append(config)
+                self._positions.append(self._position(config.boundary, config.to_json()))
+
+    def grow(self, config: Config) -> None:
+        """List neighbours of a good config of a side that is not listed whole."""
+        extent = self.extents.get(config.boundary)
+        if extent is not None and not extent.whole:
+            near = dict.fromkeys(other for other in self._neighbours(config) if other is not None)
+            self.add(self._random.sample(list(near), min(_NEIGHBOURS, len(near))))
+
+    def take(self, config: Config) -> None:
+        """Propose ``config`` no more."""
+        index = self._index.get(config)
+        if index is not None:
+            self._left.pop(index, None)
+
+    def suggest(self, trial: BaseTrial) -> Config:
         """The config that ``trial`` proposes."""
-        side = trial.suggest_categorical(SWITCH, tuple(self._choices))
+        side = trial.suggest_categorical(SWITCH, tuple(self.choices))
         values = {
-            name: trial.suggest_categorical(f"{side}.{name}", options) for name, options in self._choices[side].items()
+            name: trial.suggest_categorical(f"{side}.{name}", options) for name, options in self.choices[side].items()
         }
         return self._make_config({SWITCH: side, **values})
 
     def params(self, config: Config) -> dict[str, Any] | None:
         """The trial parameters that give ``config``; None when it lies outside the choices."""
-        side, values = config.boundary, config.to_json()
-        options = self._choices.get(side)
-        if options is None or any(values[name] not in options[name] for name in options):
+        options = self.choices.get(config.boundary)
+        if options is None or any(getattr(config, name) not in options[name] for name in options):
             return None
-        return {SWITCH: side, **{f"{side}.{name}": values[name] for name in options}}
+        return {SWITCH: config.boundary, **{f"{config.boundary}.{name}": getattr(config, name) for name in options}}
 
-    def nearest(self, config: Config, anchors: Iterable[Config], is_new: Callable[[Config], bool]) -> Config | None:
-        """A feasible new config near an infeasible one: one field away, else on the shortest walk to an anchor.
+    def nearest(self, side: str, values: Values) -> Config | None:
+        """The config that is left of a side and differs least from one with these values, illegal though it may be.
 
-        ``anchors`` are feasible. A walk takes over one field of the anchor after the other, in random order.
+        A field of numbers differs by how far apart the values stand among its choices, any other one by 0 or 1.
         """
-        values = config.to_json()
-        for other in self._one_field_away(values):
-            if is_new(other) and self.feasible(other):
-                return other
-        same_side = [anchor.to_json() for anchor in anchors if anchor.boundary == config.boundary]
-        close = sorted(same_side, key=lambda anchor: sum(anchor[name] != values[name] for name in values))[:_ANCHORS]
-        walks = [self._walk(values, anchor, is_new) for anchor in close for _ in range(_WALKS)]
-        found = [walk for walk in walks if walk is not None]
-        return min(found, key=lambda walk: walk[0])[1] if found else None
+        left = [index for index in self._left if self.configs[index].boundary == side]
+        if not left:
+            return None
+        off = abs(np.array([self._positions[index] for index in left]) - self._position(side, values))
+        named = [not ordered(options) for options in self.choices[side].values()]
+        off[:, named] = off[:, named] > 0
+        return self.configs[left[int(off.sum(axis=1).argmin())]]
 
-    def neighbour(self, config: Config, is_new: Callable[[Config], bool]) -> Config | None:
-        """A random feasible new config that differs from a feasible one in one to three fields."""
-        values = config.to_json()
-        options = self._choices[config.boundary]
-        for _ in range(_DRAWS):
-            changed = self._random.sample(list(options), min(len(options), self._random.randint(1, 3)))
-            other = self._make_config({**values, **{name: self._random.choice(options[name]) for name in changed}})
-            if is_new(other) and self.feasible(other):
-                return other
-        return None
+    def _position(self, side: str, values: Values) -> Position:
+        fields = self.choices[side].items()
+        return np.array([options.index(values[name]) / max(1, len(options) - 1) for name, options in fields])
 
-    def sample(self, configs: Sequence[Config]) -> list[Config]:
-        """At most one of ``configs``, at random."""
-        return self._random.sample(configs, min(1, len(configs)))
+    def __str__(self) -> str:
+        return ", ".join(f"{extent} {side}" for side, extent in self.extents.items())
 
-    def feasible(self, config: Config) -> bool:
-        """Whether the config obeys every rule."""
+
+def legal_space(problem: TunedProblem, device: Device, choices: Choices, seeds: Sequence[Config], seed: int) -> Space:
+    """The space of a problem on a device: ``seeds``, what is legal of ``choices``, and neighbours of seeds.
+
+    Raises:
+        InfeasibleError: no side has a legal config; it says what left each of them empty.
+    """
+    kind = family(problem.family)
+    listed: dict[str, list[Config]] = {}
+    extents: dict[str, Extent] = {}
+    empty: list[InfeasibleError] = []
+    for side, fields in choices.items():
         try:
-            self._plan(config)
-        except InfeasibleError:
-            return False
-        return True
+            legal, listed[side] = _side(problem, device, side, fields, seed)
+            extents[side] = Extent(legal.whole, legal.count, len(legal.rows))
+        except InfeasibleError as error:
+            empty.append(error)
+    if not listed:
+        reasons = "; ".join(str(error) for error in empty)
+        raise InfeasibleError(empty[0].rule, f"{problem} must have a legal config on {device.name}, but: {reasons}")
+    configs = [*seeds, *(config for side in listed.values() for config in side)]
+    near = partial(_neighbours, problem, device)
+    space = Space(kind.config_from_json, {side: choices[side] for side in listed}, configs, extents, near, seed)
+    for config in seeds:
+        space.grow(config)
+    return space
 
-    def _one_field_away(self, values: Values) -> list[Config]:
-        options = self._choices[values[SWITCH]]
-        moves = [(name, value) for name in options for value in options[name] if value != values[name]]
-        self._random.shuffle(moves)
-        return [self._make_config({**values, name: value}) for name, value in moves]
 
-    def _walk(self, start: Values, anchor: Values, is_new: Callable[[Config], bool]) -> tuple[int, Config] | None:
-        """How many fields had to change, and the config that the walk came upon."""
-        values, names = dict(start), [name for name in start if start[name] != anchor[name]]
-        self._random.shuffle(names)
-        for steps, name in enumerate(names, 1):
-            values[name] = anchor[name]
-            config = self._make_config(values)
-            if is_new(config) and self.feasible(config):
-                return steps, config
-        return None
+def recorded_space(make_config: Callable[[Values], Config], configs: Sequence[Config]) -> Space:
+    """The space of these configs alone."""
+    choices: dict[str, dict[str, tuple[Any, ...]]] = {}
+    extents: dict[str, Extent] = {}
+    for side in dict.fromkeys(config.boundary for config in configs):
+        values = [config.to_json() for config in configs if config.boundary == side]
+        extents[side] = Extent(True, len(values), len(values))
+        choices[side] = {name: _sorted({one[name] for one in values}) for name in values[0] if name != SWITCH}
+    return Space(make_config, choices, configs, extents, lambda config: (), 0)
+
+
+def _side(
+    problem: TunedProblem, device: Device, side: str, fields: Mapping[str, Sequence[Any]], seed: int
+) -> tuple[Legal, list[Config]]:
+    kind = family(problem.family)
+
+    def bound(rule: Callable[[Any, Any, Device], None]) -> Callable[[Any], None]:
+        return lambda config: rule(problem, config, device)
+
+    first = {name: next(iter(options), None) for name, options in fields.items()}
+    fixed = kind.config_from_json({SWITCH: side, **first}).to_json()
+    rules = [bound(rule) for rule in kind.rules(side)]
+    legal = list_legal(fields, rules, fixed, most=_MOST_LISTED, sample=_SAMPLE, seed=seed)
+    names, options = list(fields), list(fields.values())
+    configs = [
+        kind.config_from_json({SWITCH: side, **{n: of[i] for n, of, i in zip(names, options, row, strict=True)}})
+        for row in legal.rows.tolist()
+    ]
+    return legal, configs
+
+
+def _neighbours(problem: TunedProblem, device: Device, config: Config) -> Iterable[Config | None]:
+    found: Iterable[Config | None] = family(problem.family).neighbours(problem, config, device)
+    return found
+
+
+def ordered(options: Sequence[Any]) -> bool:
+    """Whether a field's choices are numbers, of which some are closer to one another than others."""
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in options)
+
+
+def _sorted(values: set[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(values, key=lambda value: (str(type(value)), value if value is not None else 0)))

@@ -23,7 +23,6 @@ from kgen.errors import StudyError
 
 RETRY_OF = "retry_of"
 SEEDED = "seeded"
-KEPT_ATTRS = (SEEDED, "replaces")
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def _requeue_running(study: optuna.Study) -> None:
         fixed = trial.system_attrs.get("fixed_params")  # of an enqueued trial, complete from the start
         params = fixed if fixed is not None else trial.params if "config" in trial.user_attrs else None
         if params:
-            kept = {key: value for key, value in trial.user_attrs.items() if key in KEPT_ATTRS}
+            kept = {SEEDED: True} if SEEDED in trial.user_attrs else {}
             study.enqueue_trial(params, user_attrs={**kept, RETRY_OF: trial.number})
         study.tell(trial.number, state=TrialState.FAIL)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,7 +17,8 @@ from kgen.search.evaluate import Bench
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
-from kgen.search.space import Choices, SearchSpace
+from kgen.search.samplers import make_sampler
+from kgen.search.space import Choices, Space, legal_space
 from kgen.search.storage import open_study
 
 from kgen import env, tuned
@@ -34,16 +34,19 @@ from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
 FAVOURITES = 24
-_STARTUP_TRIALS = 24
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best entry of a search and the file it went to; ``kept`` is a better one that was there and stayed."""
+    """The best entry of a search and the file it went to; ``kept`` is a better one that was there and stayed.
+
+    ``space`` says how many configs were in it, of how many legal ones.
+    """
 
     entry: TunedEntry
     path: Path
     kept: TunedEntry | None
+    space: str
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -110,12 +113,12 @@ def find(
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
         About(problem, device).write(study)
-        history = History(study, kind.config_from_json)
-        # A resumed search must not draw again what it drew before.
-        run_seed = seed + len(study.get_trials(deepcopy=False))
-        study.sampler = _sampler(run_seed)
         plan = partial(_plan, problem, device)
-        space = SearchSpace(kind.config_from_json, choices, plan, run_seed)
+        history = History(study, kind.config_from_json, plan)
+        space = legal_space(problem, device, choices, seeds, seed)
+        space.add(_waiting(study, space))
+        # A resumed search must not draw again what it drew before.
+        study.sampler = make_sampler(space, study, seed + len(study.get_trials(deepcopy=False)))
         limits = Limits(trials, timeout_s, ahead=2 * (os.cpu_count() or 1))
         with CompilePool() as pool, Worker(device) as worker:
             search = Search(
@@ -149,8 +152,8 @@ class _Saver:
             return None
         entry = self._entry(best, search)
         if self._before is not None and _faster(self._before[0], entry):
-            return Found(entry, self._before[1], self._before[0])
-        return Found(entry, tuned.save(entry, self.device, self._folder), None)
+            return Found(entry, self._before[1], self._before[0], str(search.space))
+        return Found(entry, tuned.save(entry, self.device, self._folder), None, str(search.space))
 
     def _entry_before(self) -> tuple[TunedEntry, Path] | None:
         """The fresh entry of this very problem in the folder that is saved to, and its file."""
@@ -185,6 +188,12 @@ def _tuned_before(problem: TunedProblem, device: Device, folder: Path | None) ->
     """The config that a look-up would give today, stale or of a near problem though it may be."""
     found = tuned.lookup(problem, device, folder)
     return [found.entry.config] if found is not None else []
+
+
+def _waiting(study: optuna.Study, space: Space) -> list[Config]:
+    """Configs that an earlier run was to evaluate."""
+    trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+    return [space.suggest(optuna.trial.FixedTrial(trial.system_attrs["fixed_params"])) for trial in trials]
 
 
 def _faster(before: TunedEntry, entry: TunedEntry) -> bool:
@@ -222,12 +231,6 @@ def _study_name(saver: _Saver, choices: Choices) -> str:
     parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, choices]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{saver.problem.family}-{saver.device.slug}-{objective}-{digest}"
-
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True)
 
 
 def _nothing_passed(problem: TunedProblem, history: History) -> str:

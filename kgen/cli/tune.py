@@ -126,7 +126,9 @@ def _tune(
 
 def _print_found(found: Found, as_json: bool) -> None:
     if as_json:
-        print_json({"path": str(found.path), "kept": found.kept is not None, "entry": _saved(found)})
+        print_json(
+            {"path": str(found.path), "kept": found.kept is not None, "space": found.space, "entry": _saved(found)}
+        )
         return
     entry = found.entry
     time = (
@@ -138,6 +140,7 @@ def _print_found(found: Found, as_json: bool) -> None:
     if entry.error is not None:
         print(f"relative error {entry.error:.2g} against float64")
     print(config_line(entry.config))
+    print(f"legal configs searched: {found.space}")
     if found.kept is not None and found.kept.measured is not None:
         print(f"kept the faster config of an earlier search ({found.kept.measured.median_us:.1f} us) in {found.path}")
     else:

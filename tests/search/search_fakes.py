@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -13,7 +15,8 @@ from kgen.search.evaluate import Evaluation
 from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import silent
-from kgen.search.space import SearchSpace
+from kgen.search.samplers import make_sampler
+from kgen.search.space import Extent, Space
 
 from kgen.errors import InfeasibleError
 from kgen.worker import Outcome
@@ -54,6 +57,13 @@ DEFAULT = SplitConfig("split", 1, 1, 16, 16)
 @dataclass(frozen=True)
 class FakeProgram:
     config: FakeConfig
+    arch = template = ""
+    kernels = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return self.config.to_json()
 
 
 def plan(config: Any) -> Any:
@@ -95,8 +105,24 @@ class FakeBench:
         )
 
 
-def make_space(seed: int = 0) -> SearchSpace:
-    return SearchSpace(config_from_json, CHOICES, plan, seed)
+def feasible(config: FakeConfig) -> bool:
+    return config.rows * config.columns <= 16
+
+
+def every_config() -> list[FakeConfig]:
+    """In the order of the choices, infeasible ones too."""
+    return [
+        config_from_json({"boundary": side, **dict(zip(fields, values, strict=True))})
+        for side, fields in CHOICES.items()
+        for values in itertools.product(*fields.values())
+    ]
+
+
+def make_space() -> Space:
+    configs: Any = [config for config in every_config() if feasible(config)]
+    counts = Counter(config.boundary for config in configs)
+    extents = {side: Extent(True, count, count) for side, count in counts.items()}
+    return Space(config_from_json, CHOICES, configs, extents, lambda config: (), 0)
 
 
 def make_search(
@@ -109,7 +135,7 @@ def make_search(
     report: Any = silent,
     improved: Any = lambda search: None,
 ) -> Search:
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
-    history = History(study, config_from_json)
+    history, space = History(study, config_from_json, plan), make_space()
+    study.sampler = make_sampler(space, study, seed)
     limits = Limits(trials, timeout_s, ahead=3)
-    return Search(study, make_space(seed), plan, bench, history, limits, report=report, improved=improved)
+    return Search(study, space, plan, bench, history, limits, report=report, improved=improved)

@@ -12,7 +12,7 @@ import pytest
 from kgen.search.history import DUPLICATE_OF, History
 from kgen.search.storage import open_study
 from optuna.trial import TrialState
-from search_fakes import config_from_json
+from search_fakes import config_from_json, plan
 
 TARGET = Path(__file__).with_name("kill_target.py")
 TRIALS = 60
@@ -47,7 +47,7 @@ def test_sigkill_loses_at_most_the_running_trial(tmp_path: Path, monkeypatch: py
     for seed in range(4):
         done = kill_at_random(journal, seed, draw)
         with open_study(str(journal), "killed") as study:
-            history = History(study, config_from_json)
+            history = History(study, config_from_json, plan)
             # One more may have been recorded than was reported.
             assert done <= history.evaluated <= done + 1
             assert not study.get_trials(states=(TrialState.RUNNING,))

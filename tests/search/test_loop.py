@@ -5,11 +5,13 @@ from __future__ import annotations
 import optuna
 import pytest
 from kgen.search.history import DUPLICATE_OF
-from kgen.search.loop import MAX_MISSES, Search
+from kgen.search.loop import Search
 from kgen.search.progress import Snapshot
-from optuna.trial import TrialState
-from search_fakes import DEFAULT, FakeBench, FakeConfig, efficiency_of, make_search
+from kgen.search.samplers import SpaceSampler
+from optuna.trial import FrozenTrial, TrialState
+from search_fakes import DEFAULT, FakeBench, FakeConfig, FakeProgram, efficiency_of, feasible, make_search
 
+from kgen.machine import Config
 from kgen.worker import Outcome
 
 
@@ -19,17 +21,14 @@ def study() -> optuna.Study:
     return optuna.create_study(direction="maximize")
 
 
-def test_it_stops_at_the_trials_and_infeasible_ones_do_not_count(study: optuna.Study) -> None:
+def test_it_stops_at_the_trials_and_each_is_legal_and_new(study: optuna.Study) -> None:
     bench = FakeBench()
     search = make_search(study, bench, 25)
     search.run()
-    assert len(bench.log) == len(set(bench.log)) == search.history.evaluated == 25
-    infeasible = [t for t in study.trials if t.user_attrs.get("outcome") == "infeasible"]
-    assert infeasible and all(t.state is TrialState.PRUNED for t in infeasible)
-    assert {t.user_attrs["rule"] for t in infeasible} == {"area"}
-    assert all(t.user_attrs["reason"].startswith("rows * columns must be at most 16") for t in infeasible)
-    assert search.history.failures == {"infeasible:area": len(infeasible)}
-    assert len(study.get_trials(states=(TrialState.COMPLETE,))) >= 25
+    assert len(bench.log) == len(set(bench.log)) == search.history.evaluated == len(study.trials) == 25
+    assert all(feasible(config) for config in bench.log)
+    assert search.history.failures == {}
+    assert all(t.state is TrialState.COMPLETE for t in study.trials)
 
 
 def test_seeds_come_first_and_may_spill(study: optuna.Study) -> None:
@@ -81,7 +80,7 @@ def test_a_repeated_config_is_answered_from_the_record(study: optuna.Study) -> N
     known = first.log[0]
     again = FakeBench()
     search = make_search(study, again, 6, seed=1)
-    params = search._space.params(known)
+    params = search.space.params(known)
     assert params is not None
     study.enqueue_trial(params)
     search.run()
@@ -89,6 +88,30 @@ def test_a_repeated_config_is_answered_from_the_record(study: optuna.Study) -> N
     assert known not in again.log and len(again.log) == 1
     assert repeats[0].value == efficiency_of(known)
     assert search.history.evaluated == 6
+
+
+def test_two_configs_that_make_one_program_are_measured_once(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = property(lambda program: {"area": program.config.rows * program.config.columns})
+    monkeypatch.setattr(FakeProgram, "constants", area)
+    bench, alike = FakeBench(), [FakeConfig("fused", 2, 3, 16), FakeConfig("fused", 3, 2, 16)]
+    search = make_search(study, bench, 8)
+    search.seed(alike)
+    search.run()
+    areas = [one.rows * one.columns for one in bench.log]
+    assert len(areas) == len(set(areas)) == 8 and bench.log[0] == alike[0]
+    second = study.trials[1]
+    assert second.user_attrs[DUPLICATE_OF] == 0 and second.value == study.trials[0].value
+
+
+def test_an_enqueued_config_that_breaks_a_rule_is_recorded(study: optuna.Study) -> None:
+    search = make_search(study, FakeBench(), 2)
+    study.enqueue_trial(search.space.params(FakeConfig("fused", 8, 8, 16)) or {})
+    search.run()
+    broken = study.trials[0]
+    assert broken.state is TrialState.PRUNED and broken.user_attrs["rule"] == "area"
+    assert search.history.failures == {"infeasible:area": 1} and search.history.evaluated == 2
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(study: optuna.Study) -> None:
@@ -112,15 +135,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(study: optuna.Study) -> Non
     assert resumed.seconds >= search.history.seconds
 
 
+class FirstLeft(SpaceSampler):
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
+        return self._space.left[0]
+
+
 def test_an_exhausted_space_ends_the_search(study: optuna.Study) -> None:
     bench = FakeBench()
     search = make_search(study, bench, 10_000)
-    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    listed = len(search.space)
+    study.sampler = FirstLeft(search.space)
     search.run()
-    pairs = sum(rows * columns <= 16 for rows in range(1, 9) for columns in range(1, 9))
-    assert len(bench.log) == len(set(bench.log))
-    assert 0.9 * 9 * pairs < len(bench.log) <= 9 * pairs  # 3 chunks, fused and with 2 project chunks
-    assert len(study.trials) < 4 * len(bench.log) + 2 * MAX_MISSES
+    assert len(bench.log) == len(set(bench.log)) == len(study.trials) == listed
+    assert len(search.space) == 0
 
 
 def test_the_time_limit_ends_it_with_at_least_one_verified_config(study: optuna.Study) -> None:

@@ -264,13 +264,31 @@ def matmul_kernels(problem: ConvFirst, config: WgmmaLayersConfig) -> tuple[Matmu
 
 def expand_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeometry:
     """The layers' first matmul."""
-    sizes = problem.pixels, problem.channels, problem.hidden
-    kernel = (config.expand_warpgroups, config.expand_outputs, config.expand_stages, config.expand_deferred)
-    return MatmulGeometry("expand", *sizes, *kernel, config.expand_cluster, problem.matmul_bytes)
+    return MatmulGeometry(
+        name="expand",
+        total_pixels=problem.pixels,
+        inputs=problem.channels,
+        channels=problem.hidden,
+        warpgroups=config.expand_warpgroups,
+        outputs=config.expand_outputs,
+        stages=config.expand_stages,
+        deferred=config.expand_deferred,
+        cluster=config.expand_cluster,
+        element_bytes=problem.matmul_bytes,
+    )
 
 
 def project_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeometry:
     """The layers' second matmul."""
-    sizes = problem.pixels, problem.hidden, problem.channels
-    kernel = (config.project_warpgroups, config.project_outputs, config.project_stages, config.project_deferred)
-    return MatmulGeometry("project", *sizes, *kernel, config.project_cluster, problem.matmul_bytes)
+    return MatmulGeometry(
+        name="project",
+        total_pixels=problem.pixels,
+        inputs=problem.hidden,
+        channels=problem.channels,
+        warpgroups=config.project_warpgroups,
+        outputs=config.project_outputs,
+        stages=config.project_stages,
+        deferred=config.project_deferred,
+        cluster=config.project_cluster,
+        element_bytes=problem.matmul_bytes,
+    )

@@ -1,0 +1,107 @@
+"""Samplers of a listed space, each an Optuna sampler that proposes configs not proposed yet.
+
+Optuna's own samplers choose in a study of each side's fields that shadows the search's, and the nearest config that is
+left is proposed, and recorded there, in the place of what they choose.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from kgen.search.space import SWITCH, Space
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from kgen.machine import Config
+
+_STARTUP_TRIALS = 24
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class SpaceSampler(BaseSampler):
+    """Proposes a config that is left in a space; a subclass says which."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
+        """One of the configs that are left, of which there is at least one."""
+        raise NotImplementedError
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._space.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        params = self._space.params(self.choose(study, trial))
+        assert params is not None, "a listed config lies within the choices"
+        return params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise NotImplementedError("a listed config has every parameter")
+
+
+class ShadowSampler(SpaceSampler):
+    """Asks an Optuna sampler, which ``make`` makes of a seed, and proposes what is nearest to its answer."""
+
+    def __init__(self, space: Space, study: optuna.Study, make: Callable[[int], BaseSampler], seed: int) -> None:
+        super().__init__(space)
+        self._sides = make(seed)
+        self._shadows = {
+            side: optuna.create_study(direction="maximize", sampler=make(seed + 1 + number))
+            for number, side in enumerate(space.extents)
+        }
+        self._asked: dict[int, optuna.Trial] = {}
+        for trial in study.get_trials(deepcopy=False, states=ENDED):
+            self._follow(trial, trial.state, trial.values)
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
+        side = self._sides.sample_independent(study, trial, SWITCH, self._space.distributions[SWITCH])
+        asked = self._asked[trial.number] = self._shadows[side].ask(self._distributions(side))
+        values = {name: options[asked.params[name]] for name, options in self._space.choices[side].items()}
+        return self._space.nearest(side, values) or self._space.left[0]
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._follow(trial, state, values)
+
+    def _follow(self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tell a side's shadow what was evaluated, in the place of what it was asked for."""
+        attrs: dict[str, Any] = {}
+        asked = self._asked.pop(trial.number, None)
+        if asked is not None:
+            attrs = asked.study.get_trials(deepcopy=False)[asked.number].system_attrs
+            asked.study.tell(asked, state=TrialState.FAIL)
+        side = trial.params.get(SWITCH)
+        if state not in ENDED or side not in self._shadows:
+            return
+        params = {
+            name: options.index(trial.params[f"{side}.{name}"]) for name, options in self._space.choices[side].items()
+        }
+        told = optuna.trial.create_trial(
+            state=state, values=values, params=params, distributions=self._distributions(side), system_attrs=attrs
+        )
+        self._shadows[side].add_trial(told)
+
+    def _distributions(self, side: str) -> dict[str, BaseDistribution]:
+        """A field's choices by their places: nearly all are numbers in order, or two names."""
+        return {name: IntDistribution(0, len(options) - 1) for name, options in self._space.choices[side].items()}
+
+
+def make_sampler(space: Space, study: optuna.Study, seed: int) -> SpaceSampler:
+    """The sampler of a search."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return ShadowSampler(space, study, _tpe, seed)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True)
