@@ -57,5 +57,9 @@ class StudyError(KgenError):
     """A study's storage cannot be opened or holds something else."""
 
 
+class RecordError(KgenError):
+    """A recorded search space is truncated, of another schema or of something else, or cannot be written."""
+
+
 class VerificationError(KgenError):
     """A kernel's output differs from the float64 reference by more than the rule allows."""

@@ -13,7 +13,7 @@ from kgen.devices import Device
 from kgen.errors import CompileError, EmulatorError, InfeasibleError, VerificationError
 from kgen.launch import LaunchError, LoadedProgram
 from kgen.machine import Config, efficiency
-from kgen.measure import measure
+from kgen.measure import measure, measure_briefly
 from kgen.tuned_file import Measurement
 from kgen.verify import check_in_emulator
 
@@ -32,12 +32,16 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels."""
+    """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels.
+
+    With ``give_up_us`` it is timed briefly, and no further once it is seen to take longer than that.
+    """
 
     problem: KernelProblem
     config: Config
     device: Device
     cubin: Cubin
+    give_up_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,11 @@ def _verify_and_measure(job: Job) -> Result:
         errors = check_in_emulator(job.problem, job.config, job.device)
         return Result(Outcome.OK, error=errors.output)
     loaded = LoadedProgram(family(job.problem.family).plan(job.problem, job.config, job.device), job.cubin)
-    timing, errors = measure(cached_case(job.problem), loaded)
+    case = cached_case(job.problem)
+    if job.give_up_us is None:
+        timing, errors = measure(case, loaded)
+    else:
+        timing, errors = measure_briefly(case, loaded, job.give_up_us)
     measured = Measurement(
         median_us=timing.median_us,
         p20_us=timing.p20_us,

@@ -20,6 +20,7 @@ from kgen.verify import verify_on_gpu
 
 _BUDGET_S = 0.15
 _WARM_UP_S = 0.05  # enough for an idle GPU to raise its clocks
+_BRIEF_BUDGET_S, _BRIEF_WARM_UP_S = 0.02, 0.01  # of a GPU that times one program after the other
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 100
 _LEAST_REPLAY_US = 1000.0  # starting a graph costs a few microseconds, which is then lost in the noise
 _MOST_COPIES = 1024
@@ -76,6 +77,36 @@ def measure(case: Case, loaded: LoadedProgram) -> tuple[Timing, Errors]:
         return timing, buffers.check()
 
 
+def measure_briefly(case: Case, loaded: LoadedProgram, give_up_us: float) -> tuple[Timing, Errors]:
+    """:func:`measure` in a tenth of the time: every output is verified once, before a few shots are timed.
+
+    A program that takes longer than ``give_up_us`` is timed by one replay.
+
+    Raises:
+        VerificationError: an output is wrong.
+        LaunchError: the driver refuses a launch.
+    """
+    import cupy
+
+    with cupy.cuda.Device(loaded.ordinal):
+        copies = rotation(case.problem.x.bytes + case.problem.y.bytes, loaded.program.device.l2_bytes)
+        buffers = Buffers(cupy, case, loaded.program.workspace_bytes, copies)
+        buffers.blank()
+        stream = cupy.cuda.Stream(non_blocking=True)
+        cupy.cuda.get_current_stream().synchronize()
+        once = capture(loaded, buffers, case.problem.batch, 1, stream)
+        once.start(stream)
+        stream.synchronize()
+        errors = buffers.check()
+        cupy.cuda.get_current_stream().synchronize()
+        took_us = _elapsed_us(once, stream) / once.launches
+        if took_us > give_up_us:
+            return Timing(took_us, took_us, took_us, 1, once.launches), errors
+        replay = long_enough(lambda repeats: capture(loaded, buffers, case.problem.batch, repeats, stream), stream)
+        (timing,) = time_interleaved([replay], stream, _BRIEF_BUDGET_S, _BRIEF_WARM_UP_S)
+        return timing, errors
+
+
 def capture(loaded: LoadedProgram, buffers: Buffers, batch: int, repeats: int, stream: Any) -> Replay:
     """A graph that runs the program on each set of buffers in turn, ``repeats`` times."""
     arguments = [buffers.pointers(copy) for copy in range(buffers.copies)] * repeats
@@ -97,16 +128,19 @@ def long_enough(capture_repeats: Callable[[int], Replay], stream: Any) -> Replay
     return replay if repeats == 1 else capture_repeats(repeats)
 
 
-def time_interleaved(replays: Sequence[Replay], stream: Any, budget_s: float = _BUDGET_S) -> tuple[Timing, ...]:
+def time_interleaved(
+    replays: Sequence[Replay], stream: Any, budget_s: float = _BUDGET_S, warm_up_s: float = _WARM_UP_S
+) -> tuple[Timing, ...]:
     """Time several replays turn by turn, so that whatever disturbs the GPU disturbs all of them alike.
 
-    Warms up first. Every replay runs 20 times or more, fewer (at least 5) when that would exceed ``budget_s``.
+    Warms up first, for ``warm_up_s``. Every replay runs 100 times, fewer (at least 5) when that would exceed
+    ``budget_s``.
     """
     from cupy.cuda import Event, get_elapsed_time
 
     round_us = 0.0
     warm_us = 0.0
-    while warm_us < _WARM_UP_S * 1e6:
+    while warm_us < warm_up_s * 1e6:
         round_us = sum(_elapsed_us(replay, stream) for replay in replays)
         warm_us += max(round_us, 1.0)
     rounds = max(_LEAST_ROUNDS, min(_MOST_ROUNDS, int(budget_s * 1e6 / round_us)))

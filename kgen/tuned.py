@@ -16,7 +16,17 @@ from kgen.env import atomic_write, nvrtc_version, user_tuned_dir, version
 from kgen.errors import InfeasibleError, ProblemError, TunedConfigError
 from kgen.tuned_file import Environment, Measurement, TunedEntry, TunedFile, TunedProblem, load_file, order
 
-__all__ = ["Environment", "Lookup", "Measurement", "TunedEntry", "TunedFile", "load_file", "lookup", "save"]
+__all__ = [
+    "Environment",
+    "Lookup",
+    "Measurement",
+    "TunedEntry",
+    "TunedFile",
+    "environment",
+    "load_file",
+    "lookup",
+    "save",
+]
 
 _LOCK_TIMEOUT_S = 30.0
 
@@ -54,12 +64,12 @@ def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
         TunedConfigError: the folder cannot be written, or the file there is corrupt; it is then left untouched.
     """
     path = _file(user_tuned_dir() if folder is None else folder, entry.problem, device)
-    environment = _environment(entry, device)
+    recorded = environment(device, entry.template_digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-            old = load_file(path) if path.exists() else TunedFile(entry.problem.family, environment, ())
-            atomic_write(path, replace(old, environment=environment).with_entry(entry).dump())
+            old = load_file(path) if path.exists() else TunedFile(entry.problem.family, recorded, ())
+            atomic_write(path, replace(old, environment=recorded).with_entry(entry).dump())
     except Timeout as error:
         raise TunedConfigError(
             f"tuned config file {path} must be free to write within {_LOCK_TIMEOUT_S:g} s, but another process holds "
@@ -152,7 +162,8 @@ def _template_digest(template: str) -> str:
     return template_digest(template)
 
 
-def _environment(entry: TunedEntry, device: Device) -> Environment:
+def environment(device: Device, template_digest: str) -> Environment:
+    """What measurements on ``device`` are made with, here and now."""
     return Environment(
         gpu=device.title,
         arch=device.arch,
@@ -161,7 +172,7 @@ def _environment(entry: TunedEntry, device: Device) -> Environment:
         driver=_driver_version() if device.ordinal is not None else None,
         nvrtc=nvrtc_version(),
         kgen=version(),
-        template_digest=entry.template_digest,
+        template_digest=template_digest,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kgen.search.progress import Report, Snapshot, one_of, silent, terminal_progress
+from kgen.search.recording import record
 from kgen.search.tuner import Found, SearchInterrupted, find, tune
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Snapshot",
     "find",
     "one_of",
+    "record",
     "silent",
     "terminal_progress",
     "tune",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from kgen.compile import Cubin, Resources
 from kgen.devices import Device
 from kgen.errors import KgenError
-from kgen.machine import Program, efficiency
+from kgen.machine import Program, efficiency, ideal_us
 from kgen.model import predict_us
 from kgen.render import Source, render
 from kgen.tuned import Measurement
@@ -21,6 +22,8 @@ COMPILE_LIMIT_S = 120.0
 SPILL_LIMIT_BYTES = 160
 """Spills above this cost more than a measurement can win back; a few registers saved across a tile cost little."""
 MEASURE_LIMIT_S = 30.0
+GIVE_UP = 2.0
+"""Times the best latency, after which a brief measurement ends."""
 EMULATE_LIMIT_S = 90.0
 
 
@@ -52,6 +55,8 @@ class Evaluation:
     compiled: bool = False
     predicted_us: float | None = None
     compile_s: float | None = None
+    run_s: float | None = None
+    """Seconds that verifying and timing took."""
     registers: Mapping[str, int] = field(default_factory=dict)
     spill_bytes: int | None = None
     measured: Measurement | None = None
@@ -83,12 +88,16 @@ class Evaluation:
 
 
 class Bench:
-    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled."""
+    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled.
 
-    def __init__(self, device: Device, pool: Pool, worker: Verifier) -> None:
+    A ``brief`` one spends a tenth of the time on a candidate, and next to none once it takes twice the best one's.
+    """
+
+    def __init__(self, device: Device, pool: Pool, worker: Verifier, *, brief: bool = False) -> None:
         self._device = device
         self._pool = pool
         self._worker = worker
+        self._brief = brief
 
     @property
     def measures(self) -> bool:
@@ -136,13 +145,19 @@ class Bench:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
         problem: Any = program.problem  # a program's family is known at run time only
         config: Any = program.config
-        job = Job(problem, config, self._device, cubin)
+        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency))
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
-        known |= {"measured": result.measured, "error": result.error}
+        known |= {"measured": result.measured, "error": result.error, "run_s": result.seconds}
         if result.outcome is not Outcome.OK:
             return Evaluation(result.outcome, result.reason, **known)
         objective = result.measured.efficiency if result.measured else modelled
         return Evaluation(Outcome.OK, efficiency=objective, verified=True, **known)
+
+    def _give_up_us(self, program: Program, best_efficiency: float | None) -> float | None:
+        if not self._brief:
+            return None
+        best_us = ideal_us(program.problem.flops, self._device) / best_efficiency if best_efficiency else math.inf
+        return GIVE_UP * best_us
 
 
 def _spill_bytes(resources: Mapping[str, Resources]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -107,5 +108,7 @@ class _Lines:
 
 
 def _clock(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "-:--"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

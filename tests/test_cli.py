@@ -113,6 +113,8 @@ BAD = {
     "classes": (("explain", "classifier", *PROBLEM, "--classes", "0"), "classes must be an integer >= 1"),
     "device": (("tune", "convfirst", *PROBLEM, "--device", "h201"), "device must be one of"),
     "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
+    "record without a GPU": (("record", *SMALL), "a space is recorded on a local GPU, but h200 names a datasheet"),
+    "batches": (("record", *SMALL, "--batches", "1;2"), "--batches must be integers with commas between"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
     "timeout": (("tune", *SMALL, "--timeout", "-1"), "timeout must be greater than 0"),
     "config text": (("explain", *SMALL, "--config", '{"stages": '), "--config must be JSON"),

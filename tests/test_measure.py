@@ -8,7 +8,7 @@ from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.cases import cached_case
 from kgen.devices import find_device
 from kgen.errors import VerificationError
-from kgen.measure import Replay, measure, rotation, time_interleaved
+from kgen.measure import Replay, measure, measure_briefly, rotation, time_interleaved
 
 MIB = 1 << 20
 
@@ -86,3 +86,17 @@ def test_interleaved_replays_are_timed_each_by_itself():
     short, long = time_interleaved([replay(400_000), replay(1_200_000)], stream)
     assert short.replays == long.replays
     assert long.median_us == pytest.approx(3 * short.median_us, rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("problem", [SMALL, LARGE])
+def test_a_brief_measurement_agrees_and_gives_up_on_slow_programs(problem):
+    program, case = loaded(problem), cached_case(problem)
+    timing, _ = measure(case, program)
+    start = time.perf_counter()
+    brief, errors = measure_briefly(case, program, 2 * timing.median_us)
+    assert time.perf_counter() - start < 1
+    assert brief.median_us == pytest.approx(timing.median_us, rel=0.1) and brief.replays >= 5
+    assert 0 < errors.output <= case.bound.output
+    given_up, _ = measure_briefly(case, program, timing.median_us / 2)
+    assert given_up.replays == 1 and given_up.median_us == pytest.approx(timing.median_us, rel=0.5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.options import AsJson, DeviceSpec, json_text, print_json
+from kgen.cli.options import AsJson, DeviceSpec, json_text, parse_batches, print_json
 from kgen.cli.tables import console, table
 from kgen.devices import Device, find_device
 from kgen.errors import ProblemError
@@ -40,7 +40,7 @@ def bench_network(
     network = replace(variant(name), **kind)
     weights = NetworkWeights.random(network)
     figures = []
-    for count in _batches(batch):
+    for count in parse_batches("--batch", batch):
         contenders = [ours(network, weights, count, size, target)]
         contenders += [peer(one, network, weights, count, size, target) for one in against.split(",") if one]
         figures += [measure(one, network, count, size, target) for one in contenders]
@@ -52,13 +52,6 @@ def bench_network(
         print_json(document)
     else:
         _print(name, size, target, figures)
-
-
-def _batches(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ProblemError(f"--batch must be integers with commas between, but got {text!r}; pass 1,32,256") from None
 
 
 def _record(out: Path, document: dict[str, Any]) -> None:

@@ -54,6 +54,18 @@ def _json_object(text: str) -> dict[str, Any]:
     return values
 
 
+def parse_batches(option: str, text: str) -> list[int]:
+    """Batch sizes out of ``1,32,256``, as ``option`` has them.
+
+    Raises:
+        ProblemError: they are not integers with commas between.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ProblemError(f"{option} must be integers with commas between, but got {text!r}; pass 1,32,256") from None
+
+
 def print_json(document: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on stdout."""
     print(json_text(document), end="")

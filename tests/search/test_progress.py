@@ -35,6 +35,7 @@ def test_the_line_holds_everything() -> None:
         "10/30 trials, 0:40 left, best 12.3 us, efficiency 25.0%, 9 infeasible, 1 wrong_answer, 4 ahead"
     )
     assert "best 12.3 us modelled," in str(replace(SNAPSHOT, measured=False))
+    assert str(replace(SNAPSHOT, timeout_s=float("inf"), new=0)).startswith("10/30 trials, -:-- left, best")
     assert "best" not in str(replace(SNAPSHOT, best_us=None))
 
 
