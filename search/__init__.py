@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from kgen.search.progress import Report, Snapshot, one_of, silent, terminal_progress
+from kgen.search.recorded import read_recorded
 from kgen.search.recording import record
+from kgen.search.replay import Replayed, replay
 from kgen.search.tuner import Found, SearchInterrupted, find, tune
 
 __all__ = [
     "Found",
+    "Replayed",
     "Report",
     "SearchInterrupted",
     "Snapshot",
     "find",
     "one_of",
+    "read_recorded",
     "record",
+    "replay",
     "silent",
     "terminal_progress",
     "tune",

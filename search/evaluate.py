@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from kgen.compile import Cubin, Resources
@@ -37,6 +37,17 @@ class Verifier(Protocol):
     """What a search needs of :class:`kgen.worker.Worker`."""
 
     def run(self, job: Job, timeout_s: float) -> Result: ...
+
+
+class Evaluator(Protocol):
+    """What a search needs of :class:`Bench`."""
+
+    @property
+    def measures(self) -> bool: ...
+    def start(self, program: Program) -> Future[Any]: ...
+    def finish(
+        self, program: Program, future: Future[Any], *, best_efficiency: float | None, may_spill: bool
+    ) -> Evaluation: ...
 
 
 @dataclass(frozen=True)
@@ -131,12 +142,9 @@ class Bench:
                 "use smaller chunks or fewer warpgroups"
             )
             return Evaluation(Outcome.INFEASIBLE, reason, "serialized", **known)
-        if known["spill_bytes"] > SPILL_LIMIT_BYTES and not may_spill:
-            reason = (
-                f"a candidate's kernels must spill at most {SPILL_LIMIT_BYTES} bytes of registers, but the compiler "
-                f"spilled {known['spill_bytes']}; use fewer pixels or smaller chunks a warp"
-            )
-            return Evaluation(Outcome.INFEASIBLE, reason, "spills", **known)
+        compiled = Evaluation(Outcome.OK, **known)
+        if not may_spill and refuse_spills(compiled) is not compiled:
+            return refuse_spills(compiled)
         return self._run(program, cubin, best_efficiency, known)
 
     def _run(self, program: Program, cubin: Cubin, best_efficiency: float | None, known: dict[str, Any]) -> Evaluation:
@@ -158,6 +166,18 @@ class Bench:
             return None
         best_us = ideal_us(program.problem.flops, self._device) / best_efficiency if best_efficiency else math.inf
         return GIVE_UP * best_us
+
+
+def refuse_spills(evaluation: Evaluation) -> Evaluation:
+    """The same evaluation or, where it spills too much, one that is infeasible for it and was not measured."""
+    if (evaluation.spill_bytes or 0) <= SPILL_LIMIT_BYTES:
+        return evaluation
+    reason = (
+        f"a candidate's kernels must spill at most {SPILL_LIMIT_BYTES} bytes of registers, but the compiler "
+        f"spilled {evaluation.spill_bytes}; use fewer pixels or smaller chunks a warp"
+    )
+    unmeasured: dict[str, Any] = {"efficiency": None, "verified": False, "measured": None, "error": None, "run_s": None}
+    return replace(evaluation, outcome=Outcome.INFEASIBLE, reason=reason, rule="spills", **unmeasured)
 
 
 def _spill_bytes(resources: Mapping[str, Resources]) -> int:

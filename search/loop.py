@@ -11,16 +11,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
-from kgen.search.evaluate import Bench, Evaluation
+from kgen.search.evaluate import Evaluation, Evaluator
 from kgen.search.history import DUPLICATE_OF, History, Known
 from kgen.search.progress import Report, Snapshot
 from kgen.search.space import Space
 from kgen.search.storage import SEEDED
 from optuna.trial import TrialState
 
-from kgen.compile import Cubin
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
 from kgen.worker import Outcome
@@ -41,23 +41,27 @@ class _Candidate:
     trial: optuna.Trial
     config: Config
     program: Program
-    cubin: Future[Cubin]
+    compiled: Future[Any]
 
 
 class Search:
-    """One run of a study. ``plan`` makes a config's program; ``improved`` hears of every new best one."""
+    """One run of a study. ``plan`` makes a config's program; ``improved`` hears of every new best one.
+
+    ``clock`` tells seconds, those of a replay if need be.
+    """
 
     def __init__(
         self,
         study: optuna.Study,
         space: Space,
         plan: Callable[[Config], Program],
-        bench: Bench,
+        bench: Evaluator,
         history: History,
         limits: Limits,
         *,
         report: Report,
         improved: Callable[[Search], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study = study
         self.space = space
@@ -68,7 +72,8 @@ class Search:
         self._report = report
         self._improved = improved
         self._queue: deque[_Candidate] = deque()
-        self._start_s = time.monotonic()
+        self._clock = clock
+        self._start_s = clock()
         self._new = 0
         for config in history.configs:
             space.take(config)
@@ -89,15 +94,15 @@ class Search:
             self._fill()
             self._tell_progress()
         for candidate in self._queue:
-            candidate.cubin.cancel()
+            candidate.compiled.cancel()
 
     @property
     def seconds(self) -> float:
         """Seconds the study was searched for, by this run and those before."""
-        return self.history.seconds + time.monotonic() - self._start_s
+        return self.history.seconds + self._clock() - self._start_s
 
     def _in_time(self) -> bool:
-        return time.monotonic() - self._start_s < self._limits.timeout_s
+        return self._clock() - self._start_s < self._limits.timeout_s
 
     def _fill(self) -> None:
         while (
@@ -127,7 +132,7 @@ class Search:
             return
         evaluation = self._bench.finish(
             candidate.program,
-            candidate.cubin,
+            candidate.compiled,
             best_efficiency=self.history.best_efficiency,
             may_spill=SEEDED in candidate.trial.user_attrs,
         )
@@ -165,7 +170,7 @@ class Search:
                 best_us=best.latency_us if best else None,
                 best_efficiency=self.history.best_efficiency,
                 failures=dict(self.history.failures),
-                elapsed_s=time.monotonic() - self._start_s,
+                elapsed_s=self._clock() - self._start_s,
                 timeout_s=self._limits.timeout_s,
                 measured=self._bench.measures,
                 new=self._new,

@@ -38,6 +38,8 @@ class Header:
     extents: Mapping[str, Extent]
     size: int
     seed: int
+    cores: int
+    """Of the machine, all of which compiled."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-shaped, with the schema's version."""
@@ -54,6 +56,7 @@ class Header:
             extents={side: Extent(**extent) for side, extent in values["extents"].items()},
             size=values["size"],
             seed=values["seed"],
+            cores=values["cores"],
         )
 
 

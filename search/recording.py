@@ -63,7 +63,9 @@ def record(
     space = legal_space(problem, device, kind.choices(problem, device), [], seed)
     configs = sample_of(space, len(space) if sample is None else sample, seed)
     digest = family_digest(problem.family)
-    header = Header(problem, device, environment(device, digest), space.extents, len(configs), seed)
+    header = Header(
+        problem, device, environment(device, digest), space.extents, len(configs), seed, os.cpu_count() or 1
+    )
     recorder = Recorder(path, header)
     todo = [config for config in configs if config not in recorder.done]
     if todo:

@@ -98,6 +98,7 @@ class ShadowSampler(SpaceSampler):
 
 def make_sampler(space: Space, study: optuna.Study, seed: int) -> SpaceSampler:
     """The sampler of a search."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return ShadowSampler(space, study, _tpe, seed)

@@ -34,6 +34,7 @@ from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
 FAVOURITES = 24
+_MOST_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ def find(
     progress: Report,
 ) -> Found:
     """:func:`tune`, which says more of what it found."""
-    for name, value in (("trials", trials), ("timeout", timeout_s)):
-        if not value > 0:
-            raise ProblemError(f"{name} must be greater than 0, but got {name}={value:g}; pass a larger number")
+    check_limits(trials, timeout_s)
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
@@ -113,13 +112,13 @@ def find(
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
         About(problem, device).write(study)
-        plan = partial(_plan, problem, device)
+        plan = partial(plan_of, problem, device)
         history = History(study, kind.config_from_json, plan)
         space = legal_space(problem, device, choices, seeds, seed)
         space.add(_waiting(study, space))
         # A resumed search must not draw again what it drew before.
         study.sampler = make_sampler(space, study, seed + len(study.get_trials(deepcopy=False)))
-        limits = Limits(trials, timeout_s, ahead=2 * (os.cpu_count() or 1))
+        limits = Limits(trials, timeout_s, ahead_of(os.cpu_count() or 1))
         with CompilePool() as pool, Worker(device) as worker:
             search = Search(
                 study, space, plan, Bench(device, pool, worker), history, limits, report=progress, improved=saver.save
@@ -168,7 +167,7 @@ class _Saver:
         return found.entry, found.path
 
     def _entry(self, best: Known, search: Search) -> TunedEntry:
-        program = _plan(self.problem, self.device, best.config)
+        program = plan_of(self.problem, self.device, best.config)
         return TunedEntry(
             problem=self.problem,
             config=best.config,
@@ -211,9 +210,22 @@ def _check_tools(device: Device) -> None:
         find_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", os.defpath))
 
 
-def _plan(problem: TunedProblem, device: Device, config: Config) -> Program:
+def plan_of(problem: TunedProblem, device: Device, config: Config) -> Program:
+    """A config's program; InfeasibleError when it breaks a rule."""
     program: Program = family(problem.family).plan(problem, config, device)
     return program
+
+
+def check_limits(trials: int, timeout_s: float) -> None:
+    """Raise ProblemError unless a search within these limits can find something."""
+    for name, value in (("trials", trials), ("timeout", timeout_s)):
+        if not value > 0:
+            raise ProblemError(f"{name} must be greater than 0, but got {name}={value:g}; pass a larger number")
+
+
+def ahead_of(cores: int) -> int:
+    """Candidates to compile ahead: enough to measure without a pause, few enough to learn from what was measured."""
+    return min(2 * cores, _MOST_AHEAD)
 
 
 def _with_values_of(configs: Sequence[Config], choices: Choices) -> Choices:

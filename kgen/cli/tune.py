@@ -50,6 +50,9 @@ def _tune_all(
     network: Annotated[
         str | None, typer.Option(help="Tune every problem of a network, such as convfirst_tiny, once.")
     ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Search a space that kgen record measured, without a GPU; nothing is saved.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images.")] = 1,
     size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
     dtype: Annotated[str, typer.Option(help="float16 or bfloat16.")] = "float16",
@@ -65,8 +68,16 @@ def _tune_all(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
+    if replay is not None:
+        from kgen.cli.replay import tune_replayed
+
+        limits = {"trials": MEASURED_TRIALS, "timeout_s": MEASURED_TIMEOUT_S} | _given(trials, timeout)
+        tune_replayed(replay, **limits, seed=seed, as_json=as_json)
+        return
     if network is None:
-        raise ProblemError("kgen tune needs a family or a network, but got neither; see kgen tune --help")
+        raise ProblemError(
+            "kgen tune needs a family, a network or a recorded space, but got none; see kgen tune --help"
+        )
     from kgen.cli.network import tune_network
     from kgen.networks import variant
 
@@ -81,10 +92,17 @@ def _tune_all(
 
 def _limits(device: Device, trials: int | None, timeout: float | None) -> dict[str, Any]:
     """Limits of a study: those given, or what suits measuring or modelling."""
-    most, longest_s = (
-        (MEASURED_TRIALS, MEASURED_TIMEOUT_S) if device.ordinal is not None else (MODELLED_TRIALS, MODELLED_TIMEOUT_S)
-    )
-    return {"trials": most if trials is None else trials, "timeout_s": longest_s if timeout is None else timeout}
+    measured = device.ordinal is not None
+    usual = {
+        "trials": MEASURED_TRIALS if measured else MODELLED_TRIALS,
+        "timeout_s": MEASURED_TIMEOUT_S if measured else MODELLED_TIMEOUT_S,
+    }
+    return usual | _given(trials, timeout)
+
+
+def _given(trials: int | None, timeout: float | None) -> dict[str, Any]:
+    limits = {"trials": trials, "timeout_s": timeout}
+    return {name: value for name, value in limits.items() if value is not None}
 
 
 @for_every_family(tune_app)
