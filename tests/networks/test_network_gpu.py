@@ -21,6 +21,7 @@ from kgen.render import render
 
 pytest.importorskip("cupy_backends")
 
+GRAPH = 99
 DEVICE = replace(find_device("h200"), ordinal=0)
 NETWORK = Network("tiny", (16, 32), (2, 1), expansion=2, classes=10, patch=2, pixels="uint8", order="nchw")
 WEIGHTS = NetworkWeights.random(NETWORK, 3)
@@ -34,7 +35,7 @@ class FakeGpu:
     capturing: bool = False
     events: list[Any] = field(default_factory=list)
     launches: list[tuple[str, int]] = field(default_factory=list)
-    captured: list[Any] | None = None
+    graphs: int = 0
     stream: int = 7
 
     def module(self) -> Any:
@@ -49,7 +50,6 @@ class FakeGpu:
         cuda = SimpleNamespace(
             Device=Current,
             Event=lambda **_: SimpleNamespace(ptr=1, synchronize=lambda: None),
-            Stream=lambda **_: self,
             get_current_stream=lambda ordinal=None: SimpleNamespace(ptr=self.stream, **vars(current)),
             memory=SimpleNamespace(OutOfMemoryError=MemoryError),
         )
@@ -60,21 +60,7 @@ class FakeGpu:
             raise MemoryError
         return Array.of(np.full(shape, 0xFF, dtype) if dtype == "uint8" else np.full(shape, np.nan, dtype))
 
-    # A stream that captures.
-    ptr = 99
-
-    def begin_capture(self, mode: int) -> None:
-        self.captured = []
-
-    def end_capture(self) -> Any:
-        graph, self.captured = SimpleNamespace(graphExec=self.captured, upload=lambda stream: None), None
-        return graph
-
-    def synchronize(self) -> None: ...
-
     # The runtime.
-    streamCaptureModeThreadLocal = 1  # noqa: N815
-
     def streamIsCapturing(self, stream: int) -> bool:  # noqa: N802
         return self.capturing
 
@@ -84,10 +70,15 @@ class FakeGpu:
     def eventRecord(self, event: int, stream: int) -> None:  # noqa: N802
         self.events.append(("record", stream))
 
-    def graphLaunch(self, graph: list[Any], stream: int) -> None:  # noqa: N802
-        self.events.append(("graph", stream))
-        for run in graph:
-            run()
+    def graph(self, record: Any) -> Any:
+        """What stands in for a LaunchGraph."""
+
+        def start(x: int, y: int, stream: int) -> None:
+            self.events.append(("graph", stream))
+            record(x, y, GRAPH)
+
+        self.graphs += 1
+        return SimpleNamespace(start=start)
 
 
 class Array:
@@ -127,15 +118,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
             assert (hidden == 0) == (self.program.workspace_bytes == 0)
             fake.launches.append((problem.family, stream))
 
-            def run() -> None:
-                packed = at(weights, self._weights_bytes())
-                source, target = at(x, problem.x.bytes).view(bits), at(y, problem.y.bytes).view(np.uint16)
-                self._library.launch(self.program, source, packed, target, batch=batch)
-
-            if fake.captured is None:
-                run()
-            else:
-                fake.captured.append(run)
+            packed = at(weights, self._weights_bytes())
+            source, target = at(x, problem.x.bytes).view(bits), at(y, problem.y.bytes).view(np.uint16)
+            self._library.launch(self.program, source, packed, target, batch=batch)
 
         def _weights_bytes(self) -> int:
             from kgen.blocks import family
@@ -154,8 +139,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     from cupy_backends.cuda.api import runtime
 
     monkeypatch.setitem(sys.modules, "cupy", fake.module())
-    for name in ("streamIsCapturing", "streamWaitEvent", "eventRecord", "graphLaunch"):
+    for name in ("streamIsCapturing", "streamWaitEvent", "eventRecord"):
         monkeypatch.setattr(runtime, name, getattr(fake, name))
+    monkeypatch.setattr("kgen.networks.gpu.LaunchGraph", fake.graph)
     monkeypatch.setattr("kgen.networks.programs.LoadedProgram", Loaded)
     monkeypatch.setattr("kgen.networks.programs.CompilePool", Pool)
     monkeypatch.setattr("kgen.networks.programs.config_for", lambda problem, device, folder: default(problem))
@@ -192,16 +178,14 @@ def test_logits_are_right_at_every_batch_and_size(gpu: FakeGpu) -> None:
         assert_right(network(x).values, x.values)
 
 
-def test_the_same_shape_is_prepared_once_and_between_runs_a_graph(gpu: FakeGpu) -> None:
+def test_the_same_shape_is_prepared_once_and_its_graph_runs_every_layer(gpu: FakeGpu) -> None:
     network = model()
-    network(images(2))
-    assert [name for name, stream in gpu.launches if stream == gpu.ptr] == ["convfirst"] * 2 + [
-        "patchconv",
-        "convfirst",
-    ]
-    gpu.launches.clear()
-    network(images(2, seed=1))
-    assert gpu.launches == [("patchconv", 7), ("classifier", 7)]
+    for seed in (0, 1):
+        gpu.launches.clear()
+        network(images(2, seed=seed))
+        layers = ["patchconv", "convfirst", "convfirst", "patchconv", "convfirst", "classifier"]
+        assert gpu.launches == [(name, GRAPH) for name in layers]
+    assert gpu.graphs == 1
     assert gpu.events == [("wait", 7), ("graph", 7), ("record", 7), ("graph", 7), ("record", 7)]
 
 
