@@ -79,10 +79,13 @@ def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
 
 
 @lru_cache
-def _driver_function(name: str, pointers: int) -> Callable[..., int]:
-    """A function of the driver that takes so many pointers and returns a status; ctypes calls it without the GIL."""
+def driver_function(name: str, arguments: int) -> Callable[..., int]:
+    """A function of the driver that takes so many pointers, or integers no wider, and returns a status.
+
+    ctypes calls it without the GIL.
+    """
     function = ctypes.CDLL("libcuda.so.1")[name]
-    function.argtypes = (ctypes.c_void_p,) * pointers
+    function.argtypes = (ctypes.c_void_p,) * arguments
     function.restype = ctypes.c_int
     return function
 
@@ -100,7 +103,7 @@ def _resident_ctas(kernel: KernelPlan, handle: int, config: _LaunchConfig) -> in
     from cupy_backends.cuda.api import driver
 
     clusters = ctypes.c_int()
-    occupancy = _driver_function("cuOccupancyMaxActiveClusters", 3)
+    occupancy = driver_function("cuOccupancyMaxActiveClusters", 3)
     driver.check_status(occupancy(ctypes.byref(clusters), handle, ctypes.byref(config)))
     return min(kernel.grid, max(1, clusters.value) * kernel.cluster)
 
@@ -135,7 +138,7 @@ class LoadedProgram:
         self.program = program
         self.ordinal = ordinal
         self._driver_error: type[Exception] = driver.CUDADriverError
-        self._launch_kernel = _driver_function("cuLaunchKernelEx", 4)
+        self._launch_kernel = driver_function("cuLaunchKernelEx", 4)
         self._get_device = runtime.getDevice
         self._set_device = runtime.setDevice
         self._parameters = _ParameterBlock()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kgen.arrays import Adapter, Layout, Layouts, adapter_of
@@ -17,14 +17,16 @@ from kgen.launch import LoadedProgram
 from kgen.networks.arena import plan_arena
 from kgen.networks.images import layers_for
 from kgen.networks.programs import NetworkPrograms
+from kgen.networks.spec import Layer
 
 GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """One layer's launch; an address that is the caller's to give is None."""
 
+    layer: Layer
     program: LoadedProgram
     x: int | None
     weights: int
@@ -42,10 +44,15 @@ class _Step:
 class _Shape:
     """What runs for images of one shape and layout."""
 
-    steps: tuple[_Step, ...]
+    steps: tuple[Step, ...]
     layouts: Layouts
     graph: Any
     """Of all steps but the first and the last."""
+
+    def bound(self, x: int, y: int) -> tuple[Step, ...]:
+        """The steps of a call on images and logits at these addresses."""
+        first, *between, last = self.steps
+        return (replace(first, x=x), *between, replace(last, y=y))
 
 
 class GpuNetwork:
@@ -96,16 +103,26 @@ class GpuNetwork:
             ProblemError: the images are too small.
             DeviceError: the GPU has too little free memory.
         """
-        key = (type(images), images.shape, _strides(images))
         with self._lock:
-            shape = self._shapes.get(key) or self._prepare(images, key)
-            adapter = self._adapters[key]
+            shape, adapter = self._prepared(images)
             x = adapter.pointer(images, "x")
             if out is None:
                 out = adapter.empty_for(images)
             y = adapter.pointer(out, "out")
             self._run(shape, x, y, adapter.stream())
         return out
+
+    def steps(self, images: Any, out: Any) -> tuple[Step, ...]:
+        """What a call on these arrays launches, in order, for who runs it layer by layer.
+
+        The steps hold until the buffers grow for larger images, and run one after the other like calls.
+
+        Raises:
+            what a call raises.
+        """
+        with self._lock:
+            shape, adapter = self._prepared(images)
+            return shape.bound(adapter.pointer(images, "x"), adapter.pointer(out, "out"))
 
     def _run(self, shape: _Shape, x: int, y: int, stream: int) -> None:
         if self._runtime.streamIsCapturing(stream):
@@ -121,12 +138,15 @@ class GpuNetwork:
 
     def _run_captured(self, shape: _Shape, x: int, y: int, stream: int) -> None:
         """Into the caller's graph, which no other one can be launched into; its buffers must stay as long as this."""
-        shape.steps[0].launch(stream, x=x)
-        for step in shape.steps[1:-1]:
+        for step in shape.bound(x, y):
             step.launch(stream)
-        shape.steps[-1].launch(stream, y=y)
         if not any(kept is self._memory for kept in self._kept):
             self._kept.append(self._memory)
+
+    def _prepared(self, images: Any) -> tuple[_Shape, Adapter]:
+        key = (type(images), images.shape, _strides(images))
+        shape = self._shapes.get(key) or self._prepare(images, key)
+        return shape, self._adapters[key]
 
     def _prepare(self, images: Any, key: object) -> _Shape:
         """Everything that a new shape of images needs."""
@@ -139,7 +159,8 @@ class GpuNetwork:
         base = self._reserve(arena.bytes)
         places = [None, *(base + offset for offset in arena.y), None]
         steps = tuple(
-            _Step(
+            Step(
+                layer,
                 one,
                 places[i],
                 self._programs.weights[layer.name],
@@ -170,7 +191,7 @@ class GpuNetwork:
                 self._cupy.cuda.get_current_stream().synchronize()
         return int(self._memory.data.ptr)
 
-    def _capture(self, steps: tuple[_Step, ...]) -> Any:
+    def _capture(self, steps: tuple[Step, ...]) -> Any:
         with self._cupy.cuda.Device(self._programs.ordinal):
             stream = self._cupy.cuda.Stream(non_blocking=True)
             stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
