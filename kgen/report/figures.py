@@ -11,6 +11,7 @@ from kgen.report.study import StudyReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 _SIZE_INCHES = (6.4, 4.2)
 _DPI = 160
@@ -31,12 +32,7 @@ def save_figures(report: StudyReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for chart in report.charts:
             figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-            if chart.parts:
-                axes, strip = figure.subplots(2, 1, height_ratios=(12, 1))
-                _draw_parts(chart, strip)
-            else:
-                axes = figure.subplots()
-            _draw(chart, axes)
+            draw_chart(chart, figure)
             for suffix in ("png", "svg"):
                 path = folder / f"{chart.name}.{suffix}"
                 figure.savefig(path, dpi=_DPI)
@@ -46,6 +42,16 @@ def save_figures(report: StudyReport, folder: Path) -> list[Path]:
             f"--figures must be a writable folder, but {folder} is not ({error.strerror}); choose another"
         ) from error
     return written
+
+
+def draw_chart(chart: Chart, figure: FigureBase) -> None:
+    """Draw a chart into an empty figure, or into a part of one."""
+    if chart.parts:
+        axes, strip = figure.subplots(2, 1, height_ratios=(12, 1))
+        _draw_parts(chart, strip)
+    else:
+        axes = figure.subplots()
+    _draw(chart, axes)
 
 
 def _draw(chart: Chart, axes: Axes) -> None:
