@@ -112,9 +112,9 @@ def test_the_best_so_far_by_seconds_shows_where_they_went(study: StudyTrials, tm
         ("sampling", "30"),
         ("failing", "20"),
     ]
-    assert page.count('<i style="flex-grow: ') == 4 and "This study tells the whole only" not in page
+    assert page.count('<i style="flex-grow: ') == 4 and "and sampling, which is" in page
     old = render_page([analyse(study)])
-    assert "<i style" not in old and "This study tells the whole only, by how configs" in old
+    assert "<i style" not in old and "waiting for its compilation included, by how it ended" in old
 
 
 def test_scales() -> None:
