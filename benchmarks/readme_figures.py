@@ -15,7 +15,7 @@ from kgen.search.storage import read_studies
 
 from kgen.analysis import problem_sequences
 from kgen.analysis.bars import bars, caption
-from kgen.analysis.gap import load_marks
+from kgen.analysis.gap import Mark, load_marks, load_network_marks
 from kgen.blocks.convfirst import Problem
 from kgen.devices import find_device
 from kgen.report import StudyTrials, read_study
@@ -25,6 +25,7 @@ from kgen.tuned import packaged_dir
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "figures"
 MODELS = ROOT / "benchmarks" / "gap" / "imagenet-nvidia-h200.json"
+NETWORKS = ROOT / "benchmarks" / "results" / "networks-nvidia-h200.json"
 BLOCK = Problem(batch=256, height=56, width=56, channels=64)
 BATCH = 256
 STUDY = ROOT / "benchmarks" / "studies" / "patchconv-nvidia-h200.journal"
@@ -36,8 +37,13 @@ def waterline_numbers() -> Any:
     return [{"caption": caption(one), "bars": [asdict(bar) for bar in bars(one)]} for one in sequences]
 
 
+def gap_marks() -> tuple[Mark, ...]:
+    """Those of the peers, and of our networks once they are measured."""
+    return load_marks(MODELS, BATCH) + (load_network_marks(NETWORKS, BATCH) if NETWORKS.exists() else ())
+
+
 def gap_numbers() -> Any:
-    return [asdict(mark) for mark in load_marks(MODELS, BATCH)]
+    return [asdict(mark) for mark in gap_marks()]
 
 
 def report_numbers() -> Any:
@@ -87,7 +93,7 @@ def main() -> None:
     device = find_device("h200")
     sequences = problem_sequences(BLOCK, device, packaged_dir())
     save_plot(FOLDER / "waterline.png", f"{BLOCK}, {device.title}", sequences)
-    draw(load_marks(MODELS, BATCH), f"Efficiency gap on an {device.title} at batch {BATCH}", FOLDER / "gap.png")
+    draw(gap_marks(), f"Efficiency gap on an {device.title} at batch {BATCH}", FOLDER / "gap.png")
     draw_report(FOLDER / "report.png")
     for name, numbers in NUMBERS.items():
         (FOLDER / f"{name}.json").write_text(json.dumps(numbers(), indent=2) + "\n", encoding="utf-8")
