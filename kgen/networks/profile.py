@@ -1,8 +1,8 @@
 """Where a call's time goes on the GPU: each layer between two events, in a graph of whole calls.
 
 The graph holds calls in a row, each on images of its own, so that every layer finds the caches as the layers before
-leave them. Its event-record nodes keep a kernel from beginning before the one before has ended, and take about a
-microsecond each; so the same calls without them are timed by turns, as what the layers' sum is to be held against.
+leave them. Its event-record nodes keep a kernel from beginning before the one before has ended, and take time
+themselves; so the same calls without them are timed by turns, as what the layers' sum is to be held against.
 """
 
 from __future__ import annotations
@@ -96,11 +96,12 @@ def profile(model: GpuNetwork, batch: int, size: int, replays: int = REPLAYS) ->
         calls = [model.steps(one, logits) for one in images]
         cupy.cuda.get_current_stream().synchronize()
         whole, marked = _capture(calls, stream, lambda call: None), _Marked(calls, stream)
-        for _ in range(_WARM_UP_REPLAYS):
-            _ = elapsed_us(whole, stream), marked.layers_us(stream)
-        times = [(elapsed_us(whole, stream) / whole.launches, marked.layers_us(stream)) for _ in range(replays)]
-    call_us = float(np.median([one for one, _ in times]))
-    layers_us = np.median(np.concatenate([rows for _, rows in times]), axis=0)
+        rounds = [
+            (elapsed_us(whole, stream) / whole.launches, marked.layers_us(stream))
+            for _ in range(_WARM_UP_REPLAYS + replays)
+        ][_WARM_UP_REPLAYS:]
+    call_us = float(np.median([one for one, _ in rounds]))
+    layers_us = np.median(np.concatenate([rows for _, rows in rounds]), axis=0)
     return Profile(tuple(map(_layer, calls[0], layers_us)), call_us)
 
 
