@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_gpu import DEVICE, NETWORK, FakeGpu, model
 
@@ -191,5 +190,6 @@ def test_layers_add_up_to_the_call_on_a_gpu() -> None:
     assert isinstance(loaded, GpuNetwork)
     found = profile(loaded, 256, 224)
     assert len(found.layers) == 23 and 0.95 <= found.covered <= 1.1
-    assert all(0.01 < layer.times.efficiency < 1 for layer in found.layers[:-1])
-    assert np.argmax([layer.times.us for layer in found.layers]) != len(found.layers) - 1
+    assert all(0 < layer.times.efficiency < 1 for layer in found.layers)
+    alike = [layer.times.us for layer in found.layers if layer.name.startswith("stages.2.blocks.")]
+    assert len(alike) == 9 and max(alike) < 1.2 * min(alike)
