@@ -54,21 +54,8 @@ def peer(name: str, network: Network, weights: NetworkWeights, batch: int, size:
         import torch
     except ImportError:
         raise ProblemError(f"peer {name} needs PyTorch, which is not installed; pip install 'kgen[torch]'") from None
-    from kgen.torch import ConvFirstNet
-
     place, dtype = torch.device("cuda", device.ordinal), getattr(torch, network.dtype)
-    module: Any = ConvFirstNet(
-        network.widths,
-        network.depths,
-        expansion=network.expansion,
-        activation=network.activation,
-        image_channels=network.image_channels,
-        classes=network.classes,
-        patch=network.patch,
-    )
-    tensors = {name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()}
-    module.load_state_dict(tensors, strict=False)  # num_batches_tracked is no weight
-    module = module.to(place, dtype).eval().to(memory_format=torch.channels_last)
+    module = stock(network, weights).to(place, dtype).eval().to(memory_format=torch.channels_last)
     shape = (batch, network.image_channels, size, size)
     images = torch.randn(shape, device=place, dtype=dtype).contiguous(memory_format=torch.channels_last)
     torch.cuda.reset_peak_memory_stats(place)
@@ -81,3 +68,26 @@ def peer(name: str, network: Network, weights: NetworkWeights, batch: int, size:
     return Contender(
         name, call, lambda: torch.cuda.synchronize(place), lambda: int(torch.cuda.max_memory_allocated(place))
     )
+
+
+def stock(network: Network, weights: NetworkWeights) -> Any:
+    """The network in PyTorch's stock layers: a :class:`kgen.torch.ConvFirstNet` on the CPU, in float32.
+
+    Raises:
+        RuntimeError: the weights hold something the module has no place for, such as a bias before a BatchNorm.
+    """
+    import torch
+
+    from kgen.torch import ConvFirstNet
+
+    module = ConvFirstNet(
+        network.widths,
+        network.depths,
+        expansion=network.expansion,
+        activation=network.activation,
+        image_channels=network.image_channels,
+        classes=network.classes,
+        patch=network.patch,
+    )
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()})
+    return module

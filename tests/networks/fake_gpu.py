@@ -20,6 +20,8 @@ from kgen.emulator import build
 from kgen.networks import GpuNetwork, Network, NetworkWeights
 from kgen.networks.programs import NetworkPrograms
 
+GRAPH = 99
+"""The stream on which a network's graph runs its kernels."""
 DEVICE = replace(find_device("h200"), ordinal=0)
 NETWORK = Network("tiny", (16, 32), (2, 1), expansion=2, classes=10, patch=2, pixels="uint8", order="nchw")
 WEIGHTS = NetworkWeights.random(NETWORK, 3)
@@ -38,6 +40,7 @@ class FakeGpu:
     event_us: float = 0.0
     now_us: float = 0.0
     captured: list[Any] | None = None
+    graphs: int = 0
     stream: int = 7
 
     def module(self) -> Any:
@@ -65,9 +68,9 @@ class FakeGpu:
         return Array.of(np.full(shape, 0xFF, dtype) if dtype == "uint8" else np.full(shape, np.nan, dtype))
 
     # A stream that captures.
-    ptr = 99
+    ptr = 98
 
-    def begin_capture(self, mode: int = 0) -> None:
+    def begin_capture(self) -> None:
         self.captured = []
 
     def end_capture(self) -> Any:
@@ -77,7 +80,7 @@ class FakeGpu:
             for run in work:
                 run()
 
-        return SimpleNamespace(graphExec=work, upload=lambda stream: None, launch=launch)
+        return SimpleNamespace(launch=launch)
 
     def record_node(self, event: Event, stream: Any) -> None:
         """In the place of :func:`kgen.measure.record_node`."""
@@ -87,8 +90,6 @@ class FakeGpu:
     def synchronize(self) -> None: ...
 
     # The runtime.
-    streamCaptureModeThreadLocal = 1  # noqa: N815
-
     def streamIsCapturing(self, stream: int) -> bool:  # noqa: N802
         return self.capturing
 
@@ -98,10 +99,15 @@ class FakeGpu:
     def eventRecord(self, event: int, stream: int) -> None:  # noqa: N802
         self.events.append(("record", stream))
 
-    def graphLaunch(self, graph: list[Any], stream: int) -> None:  # noqa: N802
-        self.events.append(("graph", stream))
-        for run in graph:
-            run()
+    def graph(self, record: Any) -> Any:
+        """What stands in for a LaunchGraph."""
+
+        def start(x: int, y: int, stream: int) -> None:
+            self.events.append(("graph", stream))
+            record(x, y, GRAPH)
+
+        self.graphs += 1
+        return SimpleNamespace(start=start)
 
 
 @dataclass
@@ -189,8 +195,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setattr("kgen.networks.profile.record_node", fake.record_node)
-    for name in ("streamIsCapturing", "streamWaitEvent", "eventRecord", "graphLaunch"):
+    for name in ("streamIsCapturing", "streamWaitEvent", "eventRecord"):
         monkeypatch.setattr(runtime, name, getattr(fake, name))
+    monkeypatch.setattr("kgen.networks.gpu.LaunchGraph", fake.graph)
     monkeypatch.setattr("kgen.networks.programs.LoadedProgram", Loaded)
     monkeypatch.setattr("kgen.networks.programs.CompilePool", Pool)
     monkeypatch.setattr("kgen.networks.programs.config_for", lambda problem, device, folder: default(problem))

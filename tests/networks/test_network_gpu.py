@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import DEVICE, NETWORK, WEIGHTS, Array, FakeGpu, images, model
+from fake_gpu import DEVICE, GRAPH, NETWORK, WEIGHTS, Array, FakeGpu, images, model
 
 from kgen.errors import ArrayError, DeviceError
 from kgen.networks import GpuNetwork, fold, layered, reference
@@ -32,16 +32,14 @@ def test_logits_are_right_at_every_batch_and_size(gpu: FakeGpu) -> None:
         assert_right(network(x).values, x.values)
 
 
-def test_the_same_shape_is_prepared_once_and_between_runs_a_graph(gpu: FakeGpu) -> None:
+def test_the_same_shape_is_prepared_once_and_its_graph_runs_every_layer(gpu: FakeGpu) -> None:
     network = model()
-    network(images(2))
-    assert [name for name, stream in gpu.launches if stream == gpu.ptr] == ["convfirst"] * 2 + [
-        "patchconv",
-        "convfirst",
-    ]
-    gpu.launches.clear()
-    network(images(2, seed=1))
-    assert gpu.launches == [("patchconv", 7), ("classifier", 7)]
+    for seed in (0, 1):
+        gpu.launches.clear()
+        network(images(2, seed=seed))
+        layers = ["patchconv", "convfirst", "convfirst", "patchconv", "convfirst", "classifier"]
+        assert gpu.launches == [(name, GRAPH) for name in layers]
+    assert gpu.graphs == 1
     assert gpu.events == [("wait", 7), ("graph", 7), ("record", 7), ("graph", 7), ("record", 7)]
 
 
