@@ -91,10 +91,13 @@ def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
 
 
 @lru_cache
-def driver_function(name: str, pointers: int) -> Callable[..., int]:
-    """A function of the driver that takes so many pointers and returns a status; ctypes calls it without the GIL."""
+def driver_function(name: str, arguments: int) -> Callable[..., int]:
+    """A function of the driver that takes so many pointers, or integers no wider, and returns a status.
+
+    ctypes calls it without the GIL.
+    """
     function = ctypes.CDLL("libcuda.so.1")[name]
-    function.argtypes = (ctypes.c_void_p,) * pointers
+    function.argtypes = (ctypes.c_void_p,) * arguments
     function.restype = ctypes.c_int
     return function
 

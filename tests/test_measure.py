@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.cases import cached_case
 from kgen.devices import find_device
 from kgen.errors import VerificationError
-from kgen.measure import Replay, measure, rotation, time_interleaved
+from kgen.measure import Replay, measure, record_node, rotation, time_interleaved
 
 MIB = 1 << 20
 
@@ -86,3 +87,12 @@ def test_interleaved_replays_are_timed_each_by_itself():
     short, long = time_interleaved([replay(400_000), replay(1_200_000)], stream)
     assert short.replays == long.replays
     assert long.median_us == pytest.approx(3 * short.median_us, rel=0.1)
+
+
+def test_a_node_of_the_graph_records_an_event_not_an_order(monkeypatch):
+    pytest.importorskip("cupy_backends")
+    asked = []
+    record = {("cuEventRecordWithFlags", 3): lambda *arguments: asked.append(arguments) or 0}
+    monkeypatch.setattr("kgen.measure.driver_function", lambda *name: record[name])
+    record_node(SimpleNamespace(ptr=5), SimpleNamespace(ptr=6))
+    assert asked == [(5, 6, 1)]

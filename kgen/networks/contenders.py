@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from kgen.devices import Device
-from kgen.errors import DeviceError, ProblemError
+from kgen.errors import ProblemError
 from kgen.networks.bench import Contender
 from kgen.networks.checkpoint import state_dict
-from kgen.networks.gpu import GpuNetwork
-from kgen.networks.loading import load
+from kgen.networks.images import random_images
+from kgen.networks.loading import load_on_gpu
 from kgen.networks.spec import Network
 from kgen.networks.weights import NetworkWeights
 from kgen.tensors import DTYPES
@@ -23,15 +23,12 @@ def ours(network: Network, weights: NetworkWeights, batch: int, size: int, devic
     Raises:
         DeviceError: the device is not in this machine.
     """
-    if device.ordinal is None:
-        raise DeviceError(f"networks are measured on a local GPU only, but {device.name} is a datasheet's; use cuda:0")
+    model = load_on_gpu(network, weights, device)
     import cupy
 
-    model = load(network, weights, device=f"cuda:{device.ordinal}")
-    assert isinstance(model, GpuNetwork)
     x = network.layers(batch, size, size)[0].problem.x
     with cupy.cuda.Device(device.ordinal):
-        images = cupy.random.randint(0, 256, x.views[0].shape).astype(x.storage)
+        images = cupy.asarray(random_images(x))
         logits = cupy.empty((batch, network.classes), DTYPES[network.dtype])
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kgen.arrays import Adapter, Layout, Layouts, adapter_of
@@ -18,34 +18,44 @@ from kgen.launch import LoadedProgram
 from kgen.networks.arena import plan_arena
 from kgen.networks.images import layers_for
 from kgen.networks.programs import NetworkPrograms
+from kgen.networks.spec import Layer
 
 GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One layer's launch; an address that is the caller's to give is None."""
+class Step:
+    """One layer's launch; an address that is the caller's to give is None until it is bound."""
 
+    layer: Layer
     program: LoadedProgram
     x: int | None
     weights: int
     workspace: int
     y: int | None
 
+    def launch(self, stream: int) -> None:
+        """Queue the layer's kernels."""
+        assert self.x is not None and self.y is not None
+        self.program.launch(self.x, self.weights, self.workspace, self.y, self.layer.problem.batch, stream)
+
 
 @dataclass(frozen=True)
 class _Shape:
     """What runs for images of one shape and layout."""
 
-    steps: tuple[_Step, ...]
-    batch: int
+    steps: tuple[Step, ...]
     layouts: Layouts
+
+    def bound(self, x: int, y: int) -> tuple[Step, ...]:
+        """The steps of a call on images and logits at these addresses."""
+        first, *between, last = self.steps
+        return (replace(first, x=x), *between, replace(last, y=y))
 
     def launch(self, x: int, y: int, stream: int) -> None:
         """Queue the layers' kernels one by one."""
-        for step in self.steps:
-            source, target = x if step.x is None else step.x, y if step.y is None else step.y
-            step.program.launch(source, step.weights, step.workspace, target, self.batch, stream)
+        for step in self.bound(x, y):
+            step.launch(stream)
 
 
 class GpuNetwork:
@@ -97,7 +107,7 @@ class GpuNetwork:
             ProblemError: the images are too small.
             DeviceError: the GPU has too little free memory.
         """
-        key = (type(images), images.shape, _strides(images))
+        key = _key(images)
         with self._lock:
             shape = self._shapes.get(key) or self._prepare(images, key)
             adapter = self._adapters[key]
@@ -111,6 +121,20 @@ class GpuNetwork:
             else:
                 self._run(self._graphs[key], x, y, stream)
         return out
+
+    def steps(self, images: Any, out: Any) -> tuple[Step, ...]:
+        """What a call on these arrays launches, in order, for who runs it layer by layer.
+
+        The steps hold until the buffers grow for larger images, and run one after the other like calls.
+
+        Raises:
+            what a call raises.
+        """
+        key = _key(images)
+        with self._lock:
+            shape = self._shapes.get(key) or self._prepare(images, key)
+            adapter = self._adapters[key]
+            return shape.bound(adapter.pointer(images, "x"), adapter.pointer(out, "out"))
 
     def _run(self, graph: LaunchGraph, x: int, y: int, stream: int) -> None:
         if stream != self._stream:
@@ -136,7 +160,8 @@ class GpuNetwork:
         base = self._reserve(arena.bytes)
         places = [None, *(base + offset for offset in arena.y), None]
         steps = tuple(
-            _Step(
+            Step(
+                layer,
                 one,
                 places[i],
                 self._programs.weights[layer.name],
@@ -145,7 +170,7 @@ class GpuNetwork:
             )
             for i, (layer, one) in enumerate(zip(layers, loaded, strict=True))
         )
-        shape = _Shape(steps, layers[0].problem.batch, layouts)
+        shape = _Shape(steps, layouts)
         with self._cupy.cuda.Device(self._programs.ordinal):
             self._graphs[key] = LaunchGraph(shape.launch)
         self._shapes[key], self._adapters[key] = shape, adapter
@@ -171,6 +196,11 @@ class GpuNetwork:
 
     def __repr__(self) -> str:
         return f"<kgen network {self.network.name} on {self.device.title}>"
+
+
+def _key(images: Any) -> object:
+    """Equal for images that run alike."""
+    return type(images), images.shape, _strides(images)
 
 
 def _strides(array: Any) -> object:
