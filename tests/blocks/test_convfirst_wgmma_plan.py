@@ -25,7 +25,7 @@ from wgmma_programs import WGMMA_FUSED, WGMMA_LAYERS
 from kgen.blocks.convfirst import Problem, choices, default_config, draw, plan, wgmma
 from kgen.blocks.convfirst.config import WgmmaConfig
 from kgen.blocks.convfirst.stages import MMA_FLOPS
-from kgen.blocks.convfirst.wgmma.geometry import PRODUCER_REGISTERS, consumer_registers
+from kgen.blocks.pointwise_wgmma import PRODUCER_REGISTERS, consumer_registers
 from kgen.compile import compile_cubin
 from kgen.devices import find_device
 from kgen.env import nvrtc_version

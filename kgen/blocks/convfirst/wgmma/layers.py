@@ -8,16 +8,13 @@ from kgen.blocks.convfirst.config import WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
 from kgen.blocks.convfirst.wgmma.geometry import (
-    CORE_BLOCK,
-    PRODUCER_REGISTERS,
     ConvGeometry,
-    MatmulGeometry,
-    consumer_registers,
     conv_kernel,
     matmul_kernels,
 )
 from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div
+from kgen.blocks.pointwise_wgmma import CORE_BLOCK, PRODUCER_REGISTERS, MatmulGeometry, consumer_registers
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage, Unit
 

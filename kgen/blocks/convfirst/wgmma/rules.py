@@ -11,26 +11,28 @@ from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLay
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.convfirst.wgmma.geometry import (
-    CORE_BLOCK,
     FusedGeometry,
-    MatmulGeometry,
-    consumer_registers,
     conv_kernel,
-    entry_registers,
     expand_kernel,
     project_kernel,
+)
+from kgen.blocks.pointwise_wgmma import (
+    ARCH,
+    CORE_BLOCK,
+    MAX_COLUMNS,
+    WARPGROUPS,
+    check_columns,
+    check_matmul,
+    check_shared,
+    consumer_registers,
+    entry_registers,
 )
 from kgen.blocks.requirements import Rule, divides, multiple, require
 from kgen.devices import Device
 
-ARCH = "sm_90"
-MAX_COLUMNS = 256
-"""Columns of the widest wgmma."""
-MAX_DEFERRED = 128
 CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
-_WARPGROUPS = (1, 2, 3)
 WARPGROUP_PIXELS = (64, 128)
 CLUSTERS = (1, 2, 4)
 """CTAs that share weights; those of larger clusters would often wait for one another."""
@@ -71,9 +73,9 @@ def _check_values(config: WgmmaConfig) -> None:
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
         if name.endswith("warpgroups"):
             require(
-                value in _WARPGROUPS,
+                value in WARPGROUPS,
                 name,
-                f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
+                f"{name} must be one of {WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
             )
         if name.endswith("cluster"):
             require(
@@ -115,7 +117,7 @@ def _check_conv_output(problem: ConvFirst, config: WgmmaFusedConfig, device: Dev
 
 def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     kernel = FusedGeometry(problem, config)
-    _columns("hidden_chunk", config.hidden_chunk, 16)
+    check_columns("hidden_chunk", config.hidden_chunk, 16)
     divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
     require(
         kernel.chunks >= 2,
@@ -133,7 +135,7 @@ def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) 
 
 def _check_fused_resources(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     kernel = FusedGeometry(problem, config)
-    _check_shared("", kernel.shared_bytes, device)
+    check_shared("", kernel.shared_bytes, device)
     needed, limit = kernel.accumulators + _REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
     require(
         needed <= limit,
@@ -208,50 +210,15 @@ def _check_conv(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -
         "conv_stages",
         f"conv_stages must be >= 2, one slot read while another fills, but got conv_stages={kernel.stages}; use 2",
     )
-    _check_shared("conv_", kernel.shared_bytes, device)
+    check_shared("conv_", kernel.shared_bytes, device)
 
 
 def _check_expand(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
-    _check_matmul(expand_kernel(problem, config), device)
+    check_matmul(expand_kernel(problem, config), device)
 
 
 def _check_project(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
-    _check_matmul(project_kernel(problem, config), device)
-
-
-def _check_matmul(kernel: MatmulGeometry, device: Device) -> None:
-    _columns(f"{kernel.name}_outputs", kernel.outputs, 32)
-    divides(f"{kernel.name}_outputs", kernel.outputs, kernel.channels, f"the outputs of {kernel.name}")
-    require(
-        kernel.stages >= 2,
-        f"{kernel.name}_stages",
-        f"{kernel.name}_stages must be >= 2, one slot read while another fills, but got {kernel.stages}; use 4",
-    )
-    require(
-        not kernel.deferred or kernel.outputs <= MAX_DEFERRED,
-        f"{kernel.name}_deferred",
-        f"{kernel.name}_deferred keeps two sets of accumulators, of at most {MAX_DEFERRED} outputs, but got "
-        f"{kernel.name}_outputs={kernel.outputs}; use fewer outputs",
-    )
-    _check_shared(f"{kernel.name}_", kernel.shared_bytes, device)
-
-
-def _columns(name: str, value: int, unit: int) -> None:
-    multiple(name, value, unit)
-    require(
-        value <= MAX_COLUMNS,
-        name,
-        f"{name} must be at most {MAX_COLUMNS}, one instruction's columns, but got {name}={value}; use fewer",
-    )
-
-
-def _check_shared(prefix: str, shared_bytes: int, device: Device) -> None:
-    require(
-        shared_bytes <= device.shared_per_cta_bytes,
-        f"{prefix}shared_memory",
-        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
-        f"needs {shared_bytes}; use smaller chunks, fewer slots or fewer pixels",
-    )
+    check_matmul(project_kernel(problem, config), device)
 
 
 FUSED_RULES: tuple[Rule, ...] = (_check_fused, _check_conv_output, _check_reuse, _check_chunks, _check_fused_resources)
