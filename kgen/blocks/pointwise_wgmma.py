@@ -21,6 +21,8 @@ ARCH = "sm_90"
 MAX_COLUMNS = 256
 """Columns of the widest wgmma."""
 WARPGROUPS = (1, 2, 3)
+CLUSTERS = (1, 2, 4)
+"""CTAs that share weights; those of larger clusters would often wait for one another."""
 _MAX_DEFERRED = 128
 
 

@@ -18,6 +18,7 @@ from kgen.blocks.convfirst.wgmma.geometry import (
 )
 from kgen.blocks.pointwise_wgmma import (
     ARCH,
+    CLUSTERS,
     CORE_BLOCK,
     MAX_COLUMNS,
     WARPGROUPS,
@@ -34,8 +35,6 @@ CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
 WARPGROUP_PIXELS = (64, 128)
-CLUSTERS = (1, 2, 4)
-"""CTAs that share weights; those of larger clusters would often wait for one another."""
 _REGISTER_OVERHEAD = 20
 """Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
 

@@ -9,13 +9,12 @@ from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import SIDES, WgmmaConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.wgmma.rules import (
-    CLUSTERS,
     CONV_CHANNELS,
     MAX_ROWS,
     WARPGROUP_PIXELS,
     check,
 )
-from kgen.blocks.pointwise_wgmma import ARCH, CORE_BLOCK, MAX_COLUMNS
+from kgen.blocks.pointwise_wgmma import ARCH, CLUSTERS, CORE_BLOCK, MAX_COLUMNS
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
