@@ -85,6 +85,13 @@ PATCHCONV_EXAMPLES = {
     "planes, 1x1": _example(2, 8, 8, 1, 16, 1, order="nchw", stages=4, ctas=1),
     "planes, 2x2": _example(3, 5, 7, 3, 48, 2, order="nchw", dtype="bfloat16", out_split=3),
     "planes, 4x4": _example(3, 13, 9, 1, 16, 4, order="nchw", activation="silu", sigmoid="tanh", stages=3, ctas=1),
+    # Inputs that come in fours, some of which only fill up a step.
+    "image in fours, 1x1": _example(2, 5, 7, 4, 16, 1),
+    "image in fours, 2x2": _example(1, 7, 10, 2, 16, 2, dtype="bfloat16", ctas=1),
+    "planes in fours, 4x4": _example(2, 9, 12, 3, 16, 4, order="nchw", chunk=48, stages=3),
+    "bytes in fours, 1x1": _example(2, 5, 3, 4, 16, 1, pixels="uint8", activation="relu"),
+    "bytes in fours, 4x4": _example(2, 9, 16, 3, 32, 4, pixels="uint8", dtype="bfloat16", out_split=2),
+    "bytes in planes in fours, 4x4": _example(3, 8, 8, 3, 16, 4, pixels="uint8", order="nchw", ctas=1),
 }
 PATCHCONV_WGMMA_EXAMPLES = {
     # Twelve patches of 64 inputs in a tile of 64: one step, of one item.
