@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = [
     "load_file",
     "lookup",
     "save",
+    "save_unless",
 ]
 
 _LOCK_TIMEOUT_S = 30.0
@@ -63,12 +64,22 @@ def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
     Raises:
         TunedConfigError: the folder cannot be written, or the file there is corrupt; it is then left untouched.
     """
+    return save_unless(entry, device, folder, keep=lambda saved: False)[0]
+
+
+def save_unless(
+    entry: TunedEntry, device: Device, folder: Path | None, *, keep: Callable[[TunedEntry], bool]
+) -> tuple[Path, TunedEntry | None]:
+    """:func:`save`, unless the problem's entry is one to ``keep``, which is then returned: nobody saves in between."""
     path = _file(user_tuned_dir() if folder is None else folder, entry.problem, device)
     recorded = environment(device, entry.template_digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
             old = load_file(path) if path.exists() else TunedFile(entry.problem.family, recorded, ())
+            kept = next((one for one in old.entries if one.problem == entry.problem and keep(one)), None)
+            if kept is not None:
+                return path, kept
             atomic_write(path, replace(old, environment=recorded).with_entry(entry).dump())
     except Timeout as error:
         raise TunedConfigError(
@@ -80,7 +91,7 @@ def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
             f"tuned config folder {path.parent} must be writable, but writing {path.name} failed "
             f"({error.strerror or type(error).__name__}); choose another folder"
         ) from error
-    return path
+    return path, None
 
 
 def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) -> Lookup | None:

@@ -111,7 +111,7 @@ def find(
     ]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
-        About(problem, device).write(study)
+        About(problem, device).join(study)
         plan = partial(plan_of, problem, device)
         history = History(study, kind.config_from_json, plan)
         space = legal_space(problem, device, choices, seeds, seed)
@@ -142,7 +142,7 @@ class _Saver:
         self.device = device
         self.digest = family_digest(problem.family)
         self._folder = env.user_tuned_dir() if folder is None else folder
-        self._before = self._entry_before()
+        self._check_replaceable()
 
     def save(self, search: Search) -> Found | None:
         """Save the search's best verified config, if it has one."""
@@ -150,21 +150,19 @@ class _Saver:
         if best is None:
             return None
         entry = self._entry(best, search)
-        if self._before is not None and _faster(self._before[0], entry):
-            return Found(entry, self._before[1], self._before[0], str(search.space))
-        return Found(entry, tuned.save(entry, self.device, self._folder), None, str(search.space))
+        path, kept = tuned.save_unless(entry, self.device, self._folder, keep=lambda saved: _is_better(saved, entry))
+        return Found(entry, path, kept, str(search.space))
 
-    def _entry_before(self) -> tuple[TunedEntry, Path] | None:
-        """The fresh entry of this very problem in the folder that is saved to, and its file."""
+    def _check_replaceable(self) -> None:
+        """Refuse a modelled search where the folder that is saved to has a fresh measured entry of the problem."""
         found = tuned.lookup(self.problem, self.device, self._folder)
         if found is None or not found.exact or found.stale or self._folder not in found.path.parents:
-            return None
+            return
         if found.entry.measured is not None and self.device.ordinal is None:
             raise TunedConfigError(
                 f"a modelled search must not replace a measured entry, but {found.path} has one for {self.problem}; "
                 "pass another --out"
             )
-        return found.entry, found.path
 
     def _entry(self, best: Known, search: Search) -> TunedEntry:
         program = plan_of(self.problem, self.device, best.config)
@@ -195,11 +193,13 @@ def _waiting(study: optuna.Study, space: Space) -> list[Config]:
     return [space.suggest(optuna.trial.FixedTrial(trial.system_attrs["fixed_params"])) for trial in trials]
 
 
-def _faster(before: TunedEntry, entry: TunedEntry) -> bool:
-    """Whether another config's measurement, saved earlier, beats the entry's."""
-    if before.measured is None or entry.measured is None or before.config == entry.config:
+def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
+    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config."""
+    if saved.measured is None or saved.template_digest != template_digest(saved.config.template):
         return False
-    return before.measured.median_us < entry.measured.median_us
+    if entry.measured is None:
+        return True
+    return saved.config != entry.config and saved.measured.median_us < entry.measured.median_us
 
 
 def _check_tools(device: Device) -> None:

@@ -174,6 +174,15 @@ def test_a_bad_tuned_file_is_named_and_kept(content: bytes, sentence: str, kgen:
 
 
 @needs_nvrtc
+def test_a_database_that_refuses_is_named_without_its_password(kgen: Any) -> None:
+    pytest.importorskip("psycopg")
+    url = "postgresql+psycopg://kgen:secret@127.0.0.1:1/studies"
+    ran = kgen("tune", *SMALL, "--storage", url, "--trials", "1", "--json")
+    assert ran.code == 2 and "127.0.0.1:1 did not" in ran.err and "Connection refused" in ran.err
+    assert "secret" not in ran.err and "Traceback" not in ran.err
+
+
+@needs_nvrtc
 def test_a_storage_that_is_no_study_is_named_and_kept(kgen: Any, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n")

@@ -39,7 +39,10 @@ Timeout = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of tuned configs to save in; the user's by default.")]
 Storage = Annotated[
-    str | None, typer.Option(help="Journal file or database URL of the study; in the user's cache by default.")
+    str | None,
+    typer.Option(
+        help="Journal file of the study (default: in the user's cache), or URL of a database, which machines can share."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -202,6 +203,46 @@ def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWork
     fakes.answer, fakes.latency_us = staticmethod(lambda number: None), 1.0
     third = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "3"), **only)
     assert third.kept is None and entries(out)[0]["measured"]["median_us"] == 2.0
+
+
+def test_of_two_tuners_of_a_problem_the_slower_never_replaces_the_faster(
+    fakes: type[FakeWorker], tmp_path: Path
+) -> None:
+    """Not even when the faster one's entry was saved after the slower one had started."""
+    out = tmp_path / "out"
+
+    def answer(number: int) -> Result | None:
+        if number == 2:
+            fakes.latency_us, fakes.answer = 1.0, staticmethod(lambda number: None)
+            tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=out, storage=str(tmp_path / "2"), seed=1)
+            fakes.latency_us = 30.0
+        return Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None
+
+    fakes.answer = staticmethod(answer)
+    slower = {"timeout_s": 60, "out": out, "storage": str(tmp_path / "1"), "seed": 0, "progress": silent}
+    found = find(PROBLEM, LOCAL, trials=4, **slower)
+    assert found.kept is not None and found.kept.measured is not None and found.kept.measured.median_us == 2.0
+    assert [one["measured"]["median_us"] for one in entries(out)] == [2.0]
+
+
+def test_a_full_disk_ends_the_search_with_a_sentence_and_keeps_file_and_study(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, where = tmp_path / "out", {"timeout_s": 60, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
+    tune(replace(PROBLEM, batch=2), LOCAL, trials=1, timeout_s=60, out=out)
+    before = (out / FILE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kgen.env.Path.replace", full)
+        with pytest.raises(TunedConfigError, match=r"nvidia-h200\.json failed \(No space left on device\); choose"):
+            tune(PROBLEM, LOCAL, trials=3, **where)
+    assert (out / FILE).read_bytes() == before
+    assert [path.name for path in (out / FILE).parent.glob("*.tmp")] == []
+    assert tune(PROBLEM, LOCAL, trials=3, **where).measured is not None
+    assert len(entries(out)) == 2
 
 
 def test_a_corrupt_file_is_refused_before_the_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
