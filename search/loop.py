@@ -132,9 +132,12 @@ class Search:
         own = {candidate.trial.number for candidate in self._queue}
         # Read first, lest one that ends meanwhile is in neither list.
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        best = self.history.best
         for trial in self.history.read(self._study):
             self.space.take(self.history.config_of(trial))
             self._study.sampler.after_trial(self._study, trial, trial.state, trial.values)
+        if self.history.best is not None and self.history.best is not best:
+            self._take_for_best(self.history.best)
         self._elsewhere = [one for one in running if one.number not in own and "config" in one.user_attrs]
         for trial in self._elsewhere:
             self.space.take(self.history.config_of(trial))
@@ -184,9 +187,12 @@ class Search:
             trial.set_user_attr(name, value)
         trial.set_user_attr("search_s", round(self.seconds, 3))
         self._tell(trial, evaluation)
-        if self.history.add(trial.number, config, evaluation):
-            self.space.grow(config)
-            self._improved(self)
+        if self.history.add(trial.number, config, evaluation) and self.history.best is not None:
+            self._take_for_best(self.history.best)
+
+    def _take_for_best(self, best: Known) -> None:
+        self.space.grow(best.config)
+        self._improved(self)
 
     def _repeat(self, trial: optuna.Trial, known: Known) -> None:
         """Answer a proposal of a program that was evaluated from the record."""
@@ -206,7 +212,7 @@ class Search:
             Snapshot(
                 done=self.history.evaluated,
                 trials=self._limits.trials,
-                ahead=len(self._queue),
+                ahead=len(self._queue) + len(self._elsewhere),
                 best_us=best.latency_us if best else None,
                 best_efficiency=self.history.best_efficiency,
                 failures=dict(self.history.failures),

@@ -5,6 +5,7 @@ Optuna's heartbeats are times of the database's clock, so that machines need not
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 HEARTBEAT_S, GRACE_S = 10, 60
 """How often a tuner says that its trials are alive, and the silence after which they are taken for dead."""
 
+PROCESS = "process"
+"""A trial's attribute: the number of the process that asked for it, on its machine."""
+
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
 
@@ -36,6 +40,7 @@ class SharedStudy(optuna.Study):
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> Trial:
         trial = super().ask(fixed_distributions)
         self.own.add(trial.number)
+        trial.set_user_attr(PROCESS, os.getpid())
         return trial
 
     def tell(
@@ -59,6 +64,12 @@ class SharedStudy(optuna.Study):
         """End every running trial, each of a tuner that died."""
         for trial in self._running():
             self._free(trial, died=True)
+
+    def free_of(self, process: int | None) -> None:
+        """End the running trials of a process of this machine that died."""
+        for trial in self._running():
+            if trial.user_attrs.get(PROCESS) == process:
+                self._free(trial, died=True)
 
     def _running(self) -> list[FrozenTrial]:
         return self.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

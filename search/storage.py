@@ -2,8 +2,8 @@
 
 A journal is one file of JSON lines, appended to and synced line by line: SIGKILL leaves a study that still opens.
 It has no heartbeats, so a dead tuner's trials cannot be told from a living one's: one ``kgen tune`` has it at a time,
-and the next one frees what was left running. The same holds for SQLite. A database server is shared by tuners on any
-number of machines.
+and the next one frees what was left running. The same holds for SQLite. Processes of one command do share it, since the
+first of them sees the others die. A database server is shared by tuners on any number of machines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,25 +42,40 @@ def open_study(storage: str | None, name: str) -> Iterator[SharedStudy]:
             shared and is being tuned already.
     """
     folder = _studies_folder()
-    where = storage if storage is not None else str(folder / f"{name}.journal")
+    where = place_of(storage, name)
     with ExitStack() as stack:
         if not is_server(where):
             stack.enter_context(_held(folder, where, name))
-        study = _create(_open(where), where, name)
-        try:
-            if is_server(where):
-                stack.enter_context(Heartbeat(study, partial(connect, where)))
-            else:
-                study.free_all()
+        study = stack.enter_context(join_study(where, name))
+        if not is_server(where):
+            study.free_all()
+        yield study
+
+
+@contextmanager
+def join_study(where: str, name: str) -> Iterator[SharedStudy]:
+    """A study that other tuners may have too: on a server, or held by a process of this machine that awaits this one.
+
+    Raises:
+        StudyError: as :func:`open_study`.
+    """
+    study = _create(_open(where), where, name)
+    try:
+        with Heartbeat(study, partial(connect, where)) if is_server(where) else nullcontext():
             try:
                 yield study
             finally:
                 study.give_back()
-        except STORAGE_ERRORS as error:
-            raise StudyError(
-                f"a study's database must stay up, but {host(where)} stopped answering; every candidate that ended "
-                "before is kept, and the same command goes on from there"
-            ) from error
+    except STORAGE_ERRORS as error:
+        raise StudyError(
+            f"a study's database must stay up, but {host(where)} stopped answering; every candidate that ended "
+            "before is kept, and the same command goes on from there"
+        ) from error
+
+
+def place_of(storage: str | None, name: str) -> str:
+    """``storage``, by default the journal of the study in the user's cache folder."""
+    return storage if storage is not None else str(_studies_folder() / f"{name}.journal")
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import optuna
 from kgen.search.about import About
 from kgen.search.evaluate import Bench
+from kgen.search.helpers import Helpers
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
 from kgen.search.samplers import make_sampler
+from kgen.search.shared import SharedStudy
 from kgen.search.space import Choices, Space, legal_space
-from kgen.search.storage import open_study
+from kgen.search.storage import join_study, open_study, place_of
 
 from kgen import env, tuned
 from kgen.blocks import family
@@ -92,6 +95,7 @@ def find(
     problem: TunedProblem,
     device: Device,
     *,
+    others: Sequence[Device] = (),
     trials: int,
     timeout_s: float,
     out: Path | None,
@@ -99,7 +103,7 @@ def find(
     seed: int,
     progress: Report,
 ) -> Found:
-    """:func:`tune`, which says more of what it found."""
+    """:func:`tune`, which says more of what it found, and may search on ``others`` too, of the same GPU model."""
     check_limits(trials, timeout_s)
     _check_tools(device)
     saver = _Saver(problem, device, out)
@@ -110,28 +114,60 @@ def find(
         *kind.favourites(problem, device, FAVOURITES),
     ]
     choices = _with_values_of(seeds, kind.choices(problem, device))
-    with open_study(storage, _study_name(saver, choices)) as study:
-        About(problem, device).join(study)
-        plan = partial(plan_of, problem, device)
-        history = History(study, kind.config_from_json, plan)
-        space = legal_space(problem, device, choices, seeds, seed)
-        space.add(_waiting(study, space))
-        # A resumed search must not draw again what it drew before.
-        study.sampler = make_sampler(space, study, seed + len(study.get_trials(deepcopy=False)))
-        limits = Limits(trials, timeout_s, ahead_of(os.cpu_count() or 1))
-        with CompilePool() as pool, Worker(device) as worker:
-            search = Search(
-                study, space, plan, Bench(device, pool, worker), history, limits, report=progress, improved=saver.save
-            )
+    name = _study_name(saver, choices)
+    cores = max(1, (os.cpu_count() or 1) // (1 + len(others)))
+    limits = Limits(trials, timeout_s, ahead_of(cores))
+    task = _Task(problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, cores, seed)
+    with open_study(storage, name) as study:
+        tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
+        with Helpers(study, _help, tasks), _prepared(study, task, progress, saver.save) as search:
             search.seed(seeds)
             try:
                 search.run()
             except KeyboardInterrupt:
                 raise SearchInterrupted(saver.save(search)) from None
+        search.history.read(study)
         found = saver.save(search)
     if found is None:
-        raise StudyError(_nothing_passed(problem, history))
+        raise StudyError(_nothing_passed(problem, search.history))
     return found
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one process of a search needs, which may be another one than decided it."""
+
+    problem: TunedProblem
+    device: Device
+    seeds: tuple[Config, ...]
+    choices: Choices
+    where: str
+    name: str
+    limits: Limits
+    cores: int
+    seed: int
+
+
+def _help(task: _Task) -> None:
+    with join_study(task.where, task.name) as study, _prepared(study, task, silent, lambda search: None) as search:
+        search.run()
+
+
+@contextmanager
+def _prepared(
+    study: SharedStudy, task: _Task, progress: Report, improved: Callable[[Search], object]
+) -> Iterator[Search]:
+    problem, device = task.problem, task.device
+    About(problem, device).join(study)
+    plan = partial(plan_of, problem, device)
+    history = History(study, family(problem.family).config_from_json, plan)
+    space = legal_space(problem, device, task.choices, task.seeds, task.seed)
+    space.add(_waiting(study, space))
+    # A resumed search must not draw again what it drew before.
+    study.sampler = make_sampler(space, study, task.seed + len(study.get_trials(deepcopy=False)))
+    with CompilePool(task.cores) as pool, Worker(device) as worker:
+        bench = Bench(device, pool, worker)
+        yield Search(study, space, plan, bench, history, task.limits, report=progress, improved=improved)
 
 
 class _Saver:

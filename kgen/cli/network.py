@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ def tune_network(
     size: int,
     device: Device,
     *,
+    others: Sequence[Device],
     trials: int,
     timeout_s: float,
     out: Path | None,
@@ -48,6 +50,7 @@ def tune_network(
                 find(
                     problem,
                     device,
+                    others=others,
                     trials=trials,
                     timeout_s=timeout_s,
                     out=out,

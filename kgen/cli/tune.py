@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kgen.arrays import KernelProblem
-from kgen.cli.options import AsJson, DeviceSpec, config_line, print_json
+from kgen.cli.options import AsJson, DeviceSpec, Gpus, config_line, find_targets, print_json
 from kgen.cli.problems import for_every_family
-from kgen.devices import Device, find_device
+from kgen.devices import Device
 from kgen.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _tune_all(
     trials: Trials = None,
     timeout: Timeout = None,
     device: DeviceSpec = None,
+    gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
     seed: Seed = 0,
@@ -84,11 +85,11 @@ def _tune_all(
     from kgen.cli.network import tune_network
     from kgen.networks import variant
 
-    target = find_device(device)
+    target, *others = find_targets(device, gpus)
     limits = _limits(target, trials, timeout)
     kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
     whole = replace(variant(network), **kind)
-    search: dict[str, Any] = {"out": out, "storage": storage, "seed": seed, "as_json": as_json}
+    search: dict[str, Any] = {"others": others, "out": out, "storage": storage, "seed": seed, "as_json": as_json}
     if not tune_network(whole, batch, size, target, **limits, **search):
         raise typer.Exit(INTERRUPTED)
 
@@ -114,6 +115,7 @@ def _tune(
     trials: Trials = None,
     timeout: Timeout = None,
     device: DeviceSpec = None,
+    gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
     seed: Seed = 0,
@@ -122,12 +124,13 @@ def _tune(
     """Search for its fastest config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
     from kgen.search import SearchInterrupted, find, silent, terminal_progress
 
-    target = find_device(device)
+    target, *others = find_targets(device, gpus)
     with nullcontext(silent) if as_json else terminal_progress() as progress:
         try:
             found: Found | None = find(
                 problem,
                 target,
+                others=others,
                 **_limits(target, trials, timeout),
                 out=out,
                 storage=storage,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kgen.search import SearchInterrupted, Snapshot, find, silent, tune, tuner
+from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, silent, tune, tuner
 from kgen.search.about import About
+from kgen.search.shared import PROCESS
 from kgen.search.storage import read_studies
+from optuna.trial import TrialState
 
 from kgen import tuned
 from kgen.blocks.convfirst import choices, favourites
@@ -44,6 +50,9 @@ needs_nvrtc = pytest.mark.skipif(nvrtc_version() is None, reason="needs NVRTC, w
 
 
 class FakePool:
+    def __init__(self, processes: int) -> None:
+        assert processes >= 1
+
     def __enter__(self) -> FakePool:
         return self
 
@@ -245,6 +254,101 @@ def test_a_full_disk_ends_the_search_with_a_sentence_and_keeps_file_and_study(
     assert len(entries(out)) == 2
 
 
+class TwoGpus:
+    """Workers of two GPUs, whose processes log what they measure; ``fate`` is what becomes of the second's process."""
+
+    def __init__(self, log: Path, fate: Callable[[int], None] = lambda number: None) -> None:
+        self._log = log
+        self._fate = fate
+
+    def __call__(self, device: Device) -> FakeWorker:
+        two = self
+
+        class Worker(FakeWorker):
+            def run(self, job: Job, timeout_s: float) -> Result:
+                time.sleep(0.05)
+                if device.ordinal == 1:
+                    two._fate(self.jobs)
+                with two._log.open("a") as log:
+                    log.write(json.dumps([device.ordinal, os.getpid(), job.config.to_json()]) + "\n")
+                self.jobs += 1
+                time_us = 50.0 - 20 * (device.ordinal == 1) + self.jobs
+                share = efficiency(job.problem.flops, time_us, job.device)
+                return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, share, 1e-4), error=1e-4)
+
+        return Worker(device)
+
+    @property
+    def measured(self) -> list[tuple[int, int, str]]:
+        return [(ordinal, pid, str(config)) for ordinal, pid, config in map(json.loads, self._log.open())]
+
+
+@pytest.fixture
+def forked(fakes: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "CONTEXT", multiprocessing.get_context("fork"))  # which inherits the fakes
+
+
+def find_on_two(tmp_path: Path, trials: int, *, timeout_s: float = 60, **more: Any) -> Found:
+    others, out = [replace(LOCAL, ordinal=1)], tmp_path / "out"
+    only = {"timeout_s": timeout_s, "seed": 0, "progress": silent, "storage": None} | more
+    return find(PROBLEM, LOCAL, others=others, trials=trials, out=out, **only)
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("storage", ["journal", "server"])
+def test_two_gpus_share_a_search_and_its_best_is_saved(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    gpus = TwoGpus(tmp_path / "log")
+    snapshots: list[Snapshot] = []
+    monkeypatch.setattr(tuner, "Worker", gpus)
+    where = None if storage == "journal" else request.getfixturevalue("database")
+    found = find_on_two(tmp_path, 20, storage=where, progress=snapshots.append)
+    measured = gpus.measured
+    assert {ordinal for ordinal, _, _ in measured} == {0, 1} and len({pid for _, pid, _ in measured}) == 2
+    configs = [config for *_, config in measured]
+    assert len(configs) == len(set(configs)) and 20 <= len(configs) <= 22
+    assert found.entry.measured is not None and found.entry.measured.median_us == 31.0  # the second's first
+    assert entries(tmp_path / "out")[0]["measured"]["median_us"] == 31.0 and found.kept is None
+    assert snapshots[-1].done == found.entry.trials == len(configs) and snapshots[-1].best_us == 31.0
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_gpus_process_that_dies_leaves_its_candidates_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fate(number: int) -> None:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    gpus = TwoGpus(tmp_path / "log", fate)
+    monkeypatch.setattr(tuner, "Worker", gpus)
+    with pytest.warns(UserWarning, match="one GPU's search ended with exit code -9; the others go on"):
+        found = find_on_two(tmp_path, 20, storage=str(tmp_path / "a.journal"))
+    configs = [config for *_, config in gpus.measured]
+    assert len(configs) == len(set(configs)) and found.entry.trials >= 20
+    assert [ordinal for ordinal, *_ in gpus.measured].count(1) == 2
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+
+
+@pytest.mark.usefixtures("forked")
+def test_ctrl_c_ends_the_other_gpus_search_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = TwoGpus(tmp_path / "log")
+    monkeypatch.setattr(tuner, "Worker", gpus)
+
+    def interrupt(snapshot: Snapshot) -> None:
+        if snapshot.done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SearchInterrupted) as caught:
+        find_on_two(tmp_path, 500, storage=str(tmp_path / "a.journal"), progress=interrupt)
+    assert caught.value.found is not None and multiprocessing.active_children() == []
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert find_on_two(tmp_path, 20, storage=str(tmp_path / "a.journal")).entry.trials >= 20
+
+
 def test_a_corrupt_file_is_refused_before_the_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
     path = tmp_path / "out" / FILE
     path.parent.mkdir(parents=True)
@@ -287,6 +391,18 @@ def test_a_search_without_a_gpu(tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "kernels").glob("*.cubin"))
     resumed = tune(PROBLEM, NAMED, trials=3, timeout_s=120, out=tmp_path / "again")
     assert resumed.config == entry.config and resumed.trials == 3
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
+    only = {"timeout_s": 120, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal"), "seed": 0}
+    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, progress=silent, **only)
+    assert 6 <= found.entry.trials <= 7
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    asked = {trial.user_attrs[PROCESS] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+    assert len(asked) == 2 and study.get_trials(states=(TrialState.RUNNING,)) == []
 
 
 @pytest.mark.gpu
