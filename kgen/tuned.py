@@ -27,6 +27,7 @@ __all__ = [
     "lookup",
     "save",
     "save_unless",
+    "take_out_of_service",
 ]
 
 _LOCK_TIMEOUT_S = 30.0
@@ -73,14 +74,40 @@ def save_unless(
     """:func:`save`, unless the problem's entry is one to ``keep``, which is then returned: nobody saves in between."""
     path = _file(user_tuned_dir() if folder is None else folder, entry.problem, device)
     recorded = environment(device, entry.template_digest)
+    kept: list[TunedEntry] = []
+
+    def change(old: TunedFile | None) -> TunedFile | None:
+        old = old or TunedFile(entry.problem.family, recorded, ())
+        kept.extend(one for one in old.entries if one.problem == entry.problem and keep(one))
+        return None if kept else old.in_environment(recorded).with_entry(replace(entry, environment=None))
+
+    _update(path, change)
+    return path, next(iter(kept), None)
+
+
+def take_out_of_service(entry: TunedEntry, path: Path, reason: str) -> TunedEntry:
+    """Mark an entry of the file as failed, unless it was replaced meanwhile; look-ups then pass over it.
+
+    Raises:
+        TunedConfigError: the file cannot be written, or is corrupt; it is then left untouched.
+    """
+
+    def change(old: TunedFile | None) -> TunedFile | None:
+        present = next((one for one in old.entries if one.same(entry)), None) if old is not None else None
+        return old.with_entry(replace(present, failed=reason)) if old is not None and present is not None else None
+
+    _update(path, change)
+    return replace(entry, failed=reason)
+
+
+def _update(path: Path, change: Callable[[TunedFile | None], TunedFile | None]) -> None:
+    """Replace the file by what ``change`` makes of it under its lock: None is no file before, and no change after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-            old = load_file(path) if path.exists() else TunedFile(entry.problem.family, recorded, ())
-            kept = next((one for one in old.entries if one.problem == entry.problem and keep(one)), None)
-            if kept is not None:
-                return path, kept
-            atomic_write(path, replace(old, environment=recorded).with_entry(entry).dump())
+            new = change(load_file(path) if path.exists() else None)
+            if new is not None:
+                atomic_write(path, new.dump())
     except Timeout as error:
         raise TunedConfigError(
             f"tuned config file {path} must be free to write within {_LOCK_TIMEOUT_S:g} s, but another process holds "
@@ -91,7 +118,6 @@ def save_unless(
             f"tuned config folder {path.parent} must be writable, but writing {path.name} failed "
             f"({error.strerror or type(error).__name__}); choose another folder"
         ) from error
-    return path, None
 
 
 def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) -> Lookup | None:
@@ -121,11 +147,13 @@ def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) 
 
 
 def _entries(problem: TunedProblem, device: Device, folder: Path | None) -> Iterator[Lookup]:
-    """Every entry of the problem's block and this GPU, folder by folder."""
+    """Every entry in service of the problem's block and this GPU, folder by folder."""
     for place in (folder, user_tuned_dir(), packaged_dir()):
         path = None if place is None else _file(place, problem, device)
         if path is not None and _present(path):
             for entry in load_file(path).entries:
+                if entry.failed is not None:
+                    continue
                 stale = entry.template_digest != _template_digest(entry.config.template)
                 yield Lookup(entry, path, entry.problem == problem, stale, problem)
 

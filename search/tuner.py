@@ -231,7 +231,7 @@ def _waiting(study: optuna.Study, space: Space) -> list[Config]:
 
 def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
     """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config."""
-    if saved.measured is None or saved.template_digest != template_digest(saved.config.template):
+    if saved.failed or saved.measured is None or saved.template_digest != template_digest(saved.config.template):
         return False
     if entry.measured is None:
         return True

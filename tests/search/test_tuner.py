@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, silent, tune, tuner
+from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, shared, silent, tune, tuner
 from kgen.search.about import About
 from kgen.search.shared import PROCESS
-from kgen.search.storage import read_studies
+from kgen.search.storage import open_study, read_studies
 from optuna.trial import TrialState
 
 from kgen import tuned
@@ -330,6 +331,49 @@ def test_a_gpus_process_that_dies_leaves_its_candidates_to_the_others(
     assert [ordinal for ordinal, *_ in gpus.measured].count(1) == 2
     (study,) = read_studies(str(tmp_path / "a.journal"))
     assert study.get_trials(states=(TrialState.RUNNING,)) == []
+
+
+def tune_ever_faster(storage: str, out: Path, seed: int) -> None:
+    """A tuner whose every candidate is the best so far, and saved."""
+    tune(PROBLEM, LOCAL, trials=10_000, timeout_s=60, out=out, storage=storage, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_tuners_killed_at_random_leave_a_file_that_is_valid_and_a_study_without_running_trials(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    def answer(number: int) -> Result:
+        time_us = 2e3 - (time.time() - start_s)
+        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, 1 / time_us, 0.0), error=0.0)
+
+    start_s, draw, out, medians = time.time(), random.Random(0), tmp_path / "out", [2e3]
+    fakes.answer = staticmethod(answer)
+    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(shared, "GRACE_S", 2)
+    for seed in range(4):
+        arguments = [(database, out, 2 * seed + number) for number in range(2)]
+        tuners = [multiprocessing.get_context("fork").Process(target=tune_ever_faster, args=one) for one in arguments]
+        for tuner_process in tuners:
+            tuner_process.start()
+        while not (out / FILE).exists() or entries(out)[0]["measured"]["median_us"] == medians[-1]:
+            time.sleep(0.05)
+        time.sleep(draw.random())
+        for tuner_process in tuners:
+            tuner_process.kill()
+            tuner_process.join()
+        (saved,) = tuned.load_file(out / FILE).entries
+        assert saved.measured is not None
+        medians.append(saved.measured.median_us)
+    assert medians == sorted(medians, reverse=True)  # nothing saved was lost
+    (study,) = read_studies(database)
+    with open_study(database, study.study_name):
+        end_s = time.monotonic() + 20
+        while study.get_trials(states=(TrialState.RUNNING,)):
+            assert time.monotonic() < end_s
+            time.sleep(0.2)
+    best = max(trial.value or 0.0 for trial in study.get_trials(states=(TrialState.COMPLETE,)))
+    assert best >= 1 / medians[-1]
 
 
 @pytest.mark.usefixtures("forked")
