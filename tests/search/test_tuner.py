@@ -351,7 +351,7 @@ def test_tuners_killed_at_random_leave_a_file_that_is_valid_and_a_study_without_
     fakes.answer = staticmethod(answer)
     monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
     monkeypatch.setattr(shared, "GRACE_S", 2)
-    for seed in range(4):
+    for seed in range(3):
         arguments = [(database, out, 2 * seed + number) for number in range(2)]
         tuners = [multiprocessing.get_context("fork").Process(target=tune_ever_faster, args=one) for one in arguments]
         for tuner_process in tuners:
@@ -373,7 +373,7 @@ def test_tuners_killed_at_random_leave_a_file_that_is_valid_and_a_study_without_
             assert time.monotonic() < end_s
             time.sleep(0.2)
     best = max(trial.value or 0.0 for trial in study.get_trials(states=(TrialState.COMPLETE,)))
-    assert best >= 1 / medians[-1]
+    assert best >= 1 / (medians[-1] + 1e-3)  # a file has nanoseconds
 
 
 @pytest.mark.usefixtures("forked")
@@ -456,3 +456,17 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     assert entry.measured is not None and entry.trials == 6
     assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
     assert 0 < entry.measured.efficiency < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(len(local_devices()) < 2, reason="needs two GPUs in this machine")
+@pytest.mark.timeout(300)
+def test_a_search_with_two_gpus(tmp_path: Path) -> None:
+    problem, (first, second) = ConvFirst(4, 14, 14, 64), local_devices()[:2]
+    only = {"timeout_s": 200, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal"), "seed": 0}
+    found = find(problem, first, others=[second], trials=60, progress=silent, **only)
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    ended = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({trial.user_attrs[PROCESS] for trial in ended}) == 2
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert found.entry.measured is not None and found.entry.measured.efficiency == study.best_value
