@@ -26,11 +26,13 @@ class About:
         """Keep this in ``study``, unless an earlier tuner of it, whose GPU must be of the same model, did.
 
         Raises:
-            StudyError: it is of another GPU, or does not say of which.
+            StudyError: it is of another GPU.
         """
-        if ATTRIBUTE not in study.user_attrs:
+        try:
+            before = About.read(study).device
+        except StudyError:  # it is new, or of another kgen
             self.write(study)
-        before = About.read(study).device
+            return
         if _model(before) != _model(self.device):
             raise StudyError(
                 f"tuners of a study must have GPUs of one model, but {study.study_name!r} has times of "

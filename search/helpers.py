@@ -27,8 +27,8 @@ FAILED = 2
 class Helpers:
     """One process for each task, which runs ``search(task)``; use it as a context manager.
 
-    Leaving the block waits for them; leaving it by an exception, Ctrl-C included, ends them, and so does the death of
-    this process. The trials of one that dies are freed, and the others go on.
+    :meth:`wait` lets them finish; leaving the block ends them, and so does the death of this process. The trials of one
+    that dies are freed, and the others go on.
     """
 
     def __init__(self, study: SharedStudy, search: Callable[[T], object], tasks: Sequence[T]) -> None:
@@ -42,15 +42,12 @@ class Helpers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._join()
-        finally:
-            for process in self._processes:
-                process.terminate()
-            self._join()
+        for process in self._processes:
+            process.terminate()
+        self.wait()
 
-    def _join(self) -> None:
+    def wait(self) -> None:
+        """Until every process has ended."""
         for watcher in self._watchers:
             watcher.join()
 

@@ -120,10 +120,11 @@ def find(
     task = _Task(problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, cores, seed)
     with open_study(storage, name) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
-        with Helpers(study, _help, tasks), _prepared(study, task, progress, saver.save) as search:
+        with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save) as search:
             search.seed(seeds)
             try:
                 search.run()
+                helpers.wait()
             except KeyboardInterrupt:
                 raise SearchInterrupted(saver.save(search)) from None
         search.history.read(study)

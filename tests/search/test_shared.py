@@ -210,6 +210,13 @@ def test_a_server_that_refuses_is_named_without_the_password() -> None:
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StudyError, match=r"needs the psycopg driver, .* pip install 'kgen\[postgresql\]'") as caught:
+        open_study("postgresql+psycopg://kgen:secret@127.0.0.1/x", "one").__enter__()
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg")
     monkeypatch.setattr(databases, "CONNECT_LIMIT_S", 2)
