@@ -1,8 +1,9 @@
 """The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
 
 A trial ends COMPLETE with its efficiency, PRUNED when its config has none (the outcome says why), or FAIL when it was
-interrupted. Configs that make one program, source and launch alike, are measured once. Other tuners may search the same
-study: what they evaluated is learned from, and what they are evaluating is left to them.
+interrupted or left to another tuner. Configs that make one program, source and launch alike, are measured once. Other
+tuners may search the same study: what they evaluated is learned from, and what they are at is left to them. Where one
+of them took this tuner for dead and freed one of its trials, Optuna refuses what is told of it, and it is dropped.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Search:
         self._fill()
         while (self._queue and self.history.best is None) or ((self._queue or self._elsewhere) and self._in_time()):
             if self._queue:
-                with suppress(UpdateFinishedTrialError):  # another tuner took this one for dead, and freed the trial
+                with suppress(UpdateFinishedTrialError):
                     self._finish(self._queue.popleft())
             else:
                 time.sleep(_POLL_S)
@@ -119,7 +120,8 @@ class Search:
 
     def _fill(self) -> None:
         while self._has_room():
-            self._propose()
+            with suppress(UpdateFinishedTrialError):
+                self._propose()
 
     def _has_room(self) -> bool:
         self._learn()

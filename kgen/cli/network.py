@@ -24,7 +24,7 @@ def tune_network(
     size: int,
     device: Device,
     *,
-    others: Sequence[Device],
+    others: Sequence[Device] = (),
     trials: int,
     timeout_s: float,
     out: Path | None,
