@@ -17,7 +17,7 @@ from kgen.search.evaluate import Bench
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
-from kgen.search.samplers import make_sampler
+from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
 from kgen.search.space import Choices, Space, legal_space
 from kgen.search.storage import open_study
 
@@ -33,7 +33,10 @@ from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
-FAVOURITES = 24
+FAVOURITES, _FIRST = 24, 4
+"""Favourites of the performance model that are listed with their neighbours, and those of them that are tried first."""
+_NEAR = 4
+"""Tuned configs that are tried first."""
 _MOST_AHEAD = 8
 
 
@@ -66,6 +69,7 @@ def tune(
     timeout_s: float,
     out: Path | None = None,
     storage: str | None = None,
+    sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     progress: Report = silent,
 ) -> TunedEntry:
@@ -78,13 +82,21 @@ def tune(
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
-        StudyError: the storage cannot be used, or no config passed.
+        StudyError: the storage or the sampler cannot be used, or no config passed.
         TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
         CompileError: the compiler, or the emulator's host compiler, is missing.
         ProblemError: ``trials`` or ``timeout_s`` is not positive.
     """
     return find(
-        problem, device, trials=trials, timeout_s=timeout_s, out=out, storage=storage, seed=seed, progress=progress
+        problem,
+        device,
+        trials=trials,
+        timeout_s=timeout_s,
+        out=out,
+        storage=storage,
+        sampler=sampler,
+        seed=seed,
+        progress=progress,
     ).entry
 
 
@@ -96,19 +108,18 @@ def find(
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     progress: Report,
 ) -> Found:
     """:func:`tune`, which says more of what it found."""
     check_limits(trials, timeout_s)
+    check_sampler(sampler)
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
-    seeds = [
-        *_tuned_before(problem, device, out),
-        kind.default_config(problem, device),
-        *kind.favourites(problem, device, FAVOURITES),
-    ]
+    favourites = kind.favourites(problem, device, FAVOURITES)
+    seeds = [kind.default_config(problem, device), *favourites]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
         About(problem, device).write(study)
@@ -117,13 +128,14 @@ def find(
         space = legal_space(problem, device, choices, seeds, seed)
         space.add(_waiting(study, space))
         # A resumed search must not draw again what it drew before.
-        study.sampler = make_sampler(space, study, seed + len(study.get_trials(deepcopy=False)))
+        study.sampler = make_sampler(sampler, space, study, plan, seed + len(study.get_trials(deepcopy=False)))
         limits = Limits(trials, timeout_s, ahead_of(os.cpu_count() or 1))
         with CompilePool() as pool, Worker(device) as worker:
             search = Search(
                 study, space, plan, Bench(device, pool, worker), history, limits, report=progress, improved=saver.save
             )
-            search.seed(seeds)
+            near = (space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
+            search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
             try:
                 search.run()
             except KeyboardInterrupt:
@@ -181,12 +193,6 @@ class _Saver:
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             template_digest=template_digest(best.config.template),
         )
-
-
-def _tuned_before(problem: TunedProblem, device: Device, folder: Path | None) -> list[Config]:
-    """The config that a look-up would give today, stale or of a near problem though it may be."""
-    found = tuned.lookup(problem, device, folder)
-    return [found.entry.config] if found is not None else []
 
 
 def _waiting(study: optuna.Study, space: Space) -> list[Config]:

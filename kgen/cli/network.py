@@ -27,6 +27,7 @@ def tune_network(
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     as_json: bool,
 ) -> bool:
@@ -52,6 +53,7 @@ def tune_network(
                     timeout_s=timeout_s,
                     out=out,
                     storage=storage,
+                    sampler=sampler,
                     seed=seed,
                     progress=report,
                 )

@@ -41,6 +41,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder of tuned configs to save 
 Storage = Annotated[
     str | None, typer.Option(help="Journal file or database URL of the study; in the user's cache by default.")
 ]
+Sampler = Annotated[str, typer.Option(help="What proposes configs: kgen, tpe, random, gp or cmaes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
 
 
@@ -63,6 +64,7 @@ def _tune_all(
     device: DeviceSpec = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +74,7 @@ def _tune_all(
         from kgen.cli.replay import tune_replayed
 
         limits = {"trials": MEASURED_TRIALS, "timeout_s": MEASURED_TIMEOUT_S} | _given(trials, timeout)
-        tune_replayed(replay, **limits, seed=seed, as_json=as_json)
+        tune_replayed(replay, **limits, sampler=sampler, seed=seed, as_json=as_json)
         return
     if network is None:
         raise ProblemError(
@@ -85,7 +87,7 @@ def _tune_all(
     limits = _limits(target, trials, timeout)
     kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
     whole = replace(variant(network), **kind)
-    search: dict[str, Any] = {"out": out, "storage": storage, "seed": seed, "as_json": as_json}
+    search: dict[str, Any] = {"out": out, "storage": storage, "sampler": sampler, "seed": seed, "as_json": as_json}
     if not tune_network(whole, batch, size, target, **limits, **search):
         raise typer.Exit(INTERRUPTED)
 
@@ -113,6 +115,7 @@ def _tune(
     device: DeviceSpec = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -128,6 +131,7 @@ def _tune(
                 **_limits(target, trials, timeout),
                 out=out,
                 storage=storage,
+                sampler=sampler,
                 seed=seed,
                 progress=progress,
             )

@@ -76,6 +76,17 @@ def test_a_good_config_brings_its_neighbours_where_a_side_is_sampled() -> None:
     assert str(space) == "1 of about 1e+09 fused, all 1 split"
 
 
+def test_a_config_from_elsewhere_is_listed_or_stands_for_the_nearest() -> None:
+    sampled = {"fused": Extent(False, 1e9, 1), "split": Extent(True, 1, 1)}
+    near: Any = FakeConfig("fused", 1, 2, 16)
+    space = Space(config_from_json, CHOICES, [DEFAULT], sampled, lambda config: [near], 0)  # type: ignore[list-item]
+    inside: Any = FakeConfig("fused", 2, 2, 32)
+    assert space.admit(inside) == inside and set(space.left) == {DEFAULT, inside, near}
+    assert space.admit(FakeConfig("fused", 1, 3, 20)) == near  # type: ignore[arg-type]
+    assert space.admit(FakeConfig("fused", 3, 2, 48)) == inside  # type: ignore[arg-type]
+    assert space.admit(FakeConfig("unknown", 3, 2, 48)) is None  # type: ignore[arg-type]
+
+
 def test_every_listed_config_is_legal_and_listed_once() -> None:
     seeds = [default_config(PROBLEM, H200)]
     two = {side: fields for side, fields in choices(PROBLEM, H200).items() if side in ("split", "wgmma_fused")}

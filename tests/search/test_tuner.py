@@ -192,7 +192,7 @@ def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker],
 
 def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    only = {"timeout_s": 60, "out": out, "seed": 0, "progress": silent}
+    only = {"timeout_s": 60, "out": out, "sampler": "kgen", "seed": 0, "progress": silent}
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
     first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
     fakes.latency_us = 50.0
