@@ -118,8 +118,7 @@ def find(
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
-    favourites = kind.favourites(problem, device, FAVOURITES)
-    seeds = [kind.default_config(problem, device), *favourites]
+    seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     with open_study(storage, _study_name(saver, choices)) as study:
         About(problem, device).write(study)
