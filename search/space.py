@@ -78,6 +78,10 @@ class Space:
             for side, fields in choices.items()
             for name, options in fields.items()
         }
+        self._places = {
+            side: {name: {value: _place(value, options) for value in options} for name, options in fields.items()}
+            for side, fields in choices.items()
+        }
         self.add(configs)
 
     @property
@@ -152,7 +156,13 @@ class Space:
         return self.configs[left[int(off.sum(axis=1).argmin())]]
 
     def _position(self, side: str, values: Values) -> Position:
-        return np.array([_place(values[name], options) for name, options in self.choices[side].items()])
+        places, fields = self._places[side], self.choices[side].items()
+        return np.array(
+            [
+                places[name][values[name]] if values[name] in places[name] else _place(values[name], options)
+                for name, options in fields
+            ]
+        )
 
     def __str__(self) -> str:
         return ", ".join(f"{extent} {side}" for side, extent in self.extents.items())
