@@ -4,7 +4,8 @@
 
 FOLDER holds files of ``kgen record``. Every contender searches each space with 50 seeds, one candidate at a time and at
 most 100 of them; counted are the evaluations until the first that is within 5% or 1% of the best recorded latency. A
-seed that did not get there counts as 101. Needs the package kernel_tuner.
+seed that did not get there counts as 101. For kgen's the performance model's constants are fitted to the files of other
+shapes, so that it has not seen the space, but for "as shipped". Needs the package kernel_tuner.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from typing import Any
 import kernel_tuner_replay
 from kgen.search import read_recorded, replay
 from kgen.search.recorded import Recorded
+from model_quality import fit_elsewhere, shape_of
+
+from kgen.model import Constants
 
 SEEDS, TRIALS = 50, 100
 SHARES = {"within_5_percent": 0.05, "within_1_percent": 0.01}
@@ -32,20 +36,33 @@ _BEST_OF_KERNEL_TUNER = 5
 Efficiencies = list[float | None]
 
 
-def _replayed(sampler: str, ahead: int | None, recorded: Recorded, trials: int, seed: int) -> Efficiencies:
-    limits: dict[str, Any] = {"trials": trials, "timeout_s": float("inf")}
-    replayed = replay(recorded, **limits, sampler=sampler, seed=seed, ahead=ahead)
+def _replayed(
+    sampler: str, ahead: int | None, recorded: Recorded, constants: Constants | None, trials: int, seed: int
+) -> Efficiencies:
+    how: dict[str, Any] = {"sampler": sampler, "ahead": ahead, "constants": constants, "seed": seed}
+    replayed = replay(recorded, trials=trials, timeout_s=float("inf"), **how)
     return [evaluation.efficiency for _, evaluation in replayed.found]
 
 
-CONTENDERS: dict[str, Callable[[Recorded, int, int], Efficiencies]] = {
+def _as_shipped(recorded: Recorded, constants: Constants | None, trials: int, seed: int) -> Efficiencies:
+    return _replayed(OWN, 1, recorded, None, trials, seed)
+
+
+def _kernel_tuner(
+    strategy: str, recorded: Recorded, constants: Constants | None, trials: int, seed: int
+) -> Efficiencies:
+    return kernel_tuner_replay.evaluated(strategy, recorded, trials, seed)
+
+
+CONTENDERS: dict[str, Callable[[Recorded, Constants | None, int, int], Efficiencies]] = {
     OWN: partial(_replayed, OWN, 1),
     f"{OWN}, compiling ahead": partial(_replayed, OWN, None),
+    f"{OWN}, as shipped": _as_shipped,
     "optuna tpe": partial(_replayed, "tpe", 1),
     "optuna random": partial(_replayed, "random", 1),
-    **{f"kernel_tuner {one}": partial(kernel_tuner_replay.evaluated, one) for one in kernel_tuner_replay.STRATEGIES},
+    **{f"kernel_tuner {one}": partial(_kernel_tuner, one) for one in kernel_tuner_replay.STRATEGIES},
 }
-"""By name, the efficiencies of so many evaluations in order, of a recorded space and a seed."""
+"""By name, the efficiencies of so many evaluations in order, of a recorded space, the model's constants and a seed."""
 
 
 def evaluations_until(efficiencies: Iterable[float | None], best: float, share: float) -> int | None:
@@ -54,10 +71,12 @@ def evaluations_until(efficiencies: Iterable[float | None], best: float, share: 
     return next((count for count, one in counted if (one or 0.0) >= best / (1 + share)), None)
 
 
-def judge(path: Path, contender: str, seed: int, trials: int = TRIALS) -> dict[str, int | None]:
+def judge(
+    path: Path, contender: str, constants: Constants | None, seed: int, trials: int = TRIALS
+) -> dict[str, int | None]:
     """One search of one space."""
     recorded = _read(path)
-    efficiencies = CONTENDERS[contender](recorded, trials, seed)
+    efficiencies = CONTENDERS[contender](recorded, constants, trials, seed)
     best = recorded.best.efficiency or 0.0
     return {name: evaluations_until(efficiencies, best, share) for name, share in SHARES.items()}
 
@@ -75,9 +94,12 @@ def summary(counts: Sequence[int | None], trials: int = TRIALS) -> dict[str, Any
     }
 
 
-def judge_space(path: Path, seeds: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+def judge_space(path: Path, constants: Constants | None, seeds: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Every contender's summary on one space."""
-    jobs = {contender: [pool.submit(judge, path, contender, seed) for seed in range(seeds)] for contender in CONTENDERS}
+    jobs = {
+        contender: [pool.submit(judge, path, contender, constants, seed) for seed in range(seeds)]
+        for contender in CONTENDERS
+    }
     header = read_recorded(path).header
     contenders = {}
     for contender, futures in jobs.items():
@@ -129,10 +151,12 @@ def main() -> None:
     paths = sorted(options.folder.glob("*.jsonl.gz"))
     if not paths:
         parser.error(f"{options.folder} must hold files of kgen record (*.jsonl.gz), but has none")
+    recorded = {path: read_recorded(path) for path in paths}
+    elsewhere = fit_elsewhere(list(recorded.values()))
     spaces = []
     with ProcessPoolExecutor() as pool:
         for path in paths:
-            spaces.append(judge_space(path, options.seeds, pool))
+            spaces.append(judge_space(path, elsewhere[shape_of(recorded[path])], options.seeds, pool))
             for contender, result in spaces[-1]["contenders"].items():
                 figures = (f"{name} {one['median']:g} ({one['share_of_seeds']:.0%})" for name, one in result.items())
                 print(f"{path.name}: {contender}: {', '.join(figures)}", flush=True)

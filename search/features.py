@@ -10,7 +10,7 @@ import numpy as np
 from kgen.search.space import Choices
 
 from kgen.machine import Config, KernelPlan, Program
-from kgen.model import KernelTerms, model_terms
+from kgen.model import Constants, KernelTerms, model_terms
 
 Features = np.ndarray[Any, np.dtype[np.float32]]
 ABSENT = -1.0
@@ -18,10 +18,14 @@ ABSENT = -1.0
 
 
 class Featurizer:
-    """Features of a space's configs; sizes and times as log2. Fields of one name are one feature on every side."""
+    """Features of a space's configs; sizes and times as log2. Fields of one name are one feature on every side.
 
-    def __init__(self, choices: Choices, plan: Callable[[Config], Program]) -> None:
+    ``constants`` are the performance model's, by default the device's.
+    """
+
+    def __init__(self, choices: Choices, plan: Callable[[Config], Program], constants: Constants | None = None) -> None:
         self._plan = plan
+        self._constants = constants
         self._sides = list(choices)
         self._codes: dict[str, dict[Any, float]] = {}
         for fields in choices.values():
@@ -33,7 +37,7 @@ class Featurizer:
     def __call__(self, config: Config) -> Features:
         """One config's features; the first is log2 of the predicted latency."""
         values, program = config.to_json(), self._plan(config)
-        terms = model_terms(program)
+        terms = model_terms(program, constants=self._constants)
         predicted_us = sum(one.total_us for one in terms)
         sides = [float(config.boundary == side) for side in self._sides]
         fields = [self._code(name, values) for name in self._codes]

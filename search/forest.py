@@ -25,6 +25,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
+from kgen.model import Constants
 
 _TREES = 64
 _LEAST_PASSED = 4
@@ -37,12 +38,22 @@ _LEAST_SPREAD = 1e-3
 
 
 class ForestSampler(SpaceSampler):
-    """Proposes what a random forest expects most of; ``plan`` makes a config's program."""
+    """Proposes what a random forest expects most of; ``plan`` makes a config's program.
 
-    def __init__(self, space: Space, study: optuna.Study, plan: Callable[[Config], Program], seed: int) -> None:
+    ``constants`` are the performance model's, by default the device's.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        study: optuna.Study,
+        plan: Callable[[Config], Program],
+        seed: int,
+        constants: Constants | None = None,
+    ) -> None:
         super().__init__(space)
         self._rng = np.random.default_rng(seed)
-        self._featurize = Featurizer(space.choices, plan)
+        self._featurize = Featurizer(space.choices, plan, constants)
         self._features: dict[Config, Features] = {}
         self._evaluated: dict[Config, float | None] = {}
         """By config, log2 of its latency over the ideal one; None where it failed."""

@@ -21,6 +21,7 @@ from kgen.search.tuner import ahead_of, check_limits, plan_of
 
 from kgen.blocks import family
 from kgen.machine import Config, Program
+from kgen.model import Constants
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ def replay(
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     ahead: int | None = None,
+    constants: Constants | None = None,
     progress: Report = silent,
 ) -> Replayed:
     """Search a recorded space as :func:`kgen.search.tune` searches one, without its seeds; nothing is saved.
 
     Results depend on ``sampler`` and ``seed`` alone. ``ahead`` candidates compile ahead of the one that is measured, on
-    the cores of the machine that recorded; by default as many as in a search there.
+    the cores of the machine that recorded; by default as many as in a search there. ``constants`` are the performance
+    model's, which may have seen the space unless they were fitted elsewhere; by default the device's.
 
     Raises:
         ProblemError: ``trials`` or ``timeout_s`` is not positive.
@@ -69,7 +72,7 @@ def replay(
     study = optuna.create_study(direction="maximize")
     plan = partial(plan_of, header.problem, header.device)
     space = recorded_space(make_config, list(recorded.evaluations))
-    study.sampler = make_sampler(sampler, space, study, plan, seed)
+    study.sampler = make_sampler(sampler, space, study, plan, seed, constants)
     bench = ReplayBench(recorded)
     limits = Limits(trials, timeout_s, ahead_of(header.cores) if ahead is None else ahead)
     history = History(study, make_config, plan)

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kgen.errors import StudyError
 from kgen.machine import Config, Program
+from kgen.model import Constants
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -99,9 +100,16 @@ class ShadowSampler(SpaceSampler):
 
 
 def make_sampler(
-    name: str, space: Space, study: optuna.Study, plan: Callable[[Config], Program], seed: int
+    name: str,
+    space: Space,
+    study: optuna.Study,
+    plan: Callable[[Config], Program],
+    seed: int,
+    constants: Constants | None = None,
 ) -> SpaceSampler:
     """The sampler called ``name``, one of :data:`SAMPLERS`; ``plan`` makes a config's program.
+
+    kgen's own has a performance model with ``constants``, by default the device's.
 
     Raises:
         StudyError: there is no such sampler, or the package that it needs is missing.
@@ -111,7 +119,7 @@ def make_sampler(
     if name == DEFAULT_SAMPLER:
         from kgen.search.forest import ForestSampler  # here, since scikit-learn is slow to import
 
-        return ForestSampler(space, study, plan, seed)
+        return ForestSampler(space, study, plan, seed, constants)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return ShadowSampler(space, study, _OPTUNA[name], seed)

@@ -41,9 +41,9 @@ def test_evaluations_are_counted_to_the_first_that_is_near_enough() -> None:
 @pytest.mark.parametrize("contender", list(CONTENDERS))
 def test_every_contender_evaluates_recorded_configs(contender: str, path: Path) -> None:
     recorded = {one.efficiency for one in SPACE.evaluations.values()}
-    efficiencies = CONTENDERS[contender](SPACE, 20, 1)
+    efficiencies = CONTENDERS[contender](SPACE, None, 20, 1)
     assert 5 <= len(efficiencies) <= 20 and {one for one in efficiencies if one is not None} <= recorded
-    counts = judge(path, contender, 1, trials=20)
+    counts = judge(path, contender, None, 1, trials=20)
     assert counts["within_5_percent"] is None or 1 <= counts["within_5_percent"] <= 20
 
 
@@ -58,7 +58,7 @@ def test_spaces_are_compared(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     few = {name: CONTENDERS[name] for name in ("kgen", "optuna random", "kernel_tuner mls")}
     monkeypatch.setattr(search_quality, "CONTENDERS", few)
     with ThreadPoolExecutor(1) as pool:
-        space: Any = search_quality.judge_space(path, 2, pool)  # type: ignore[arg-type]
+        space: Any = search_quality.judge_space(path, None, 2, pool)  # type: ignore[arg-type]
     compared = compare([space, space])
     assert compared["rivals"] == ["optuna random", "kernel_tuner mls"] and compared["spaces"] == 2
     ours, *others = (space["contenders"][one]["within_5_percent"]["median"] for one in few)
