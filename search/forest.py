@@ -28,9 +28,9 @@ from kgen.machine import Config, Program
 from kgen.model import Constants
 
 _TREES = 64
-_LEAST_PASSED = 4
+_LEAST_PASSED = 6
 """Evaluations that passed before the forest has a say."""
-_EXPLORED, _PROMISING = 0.1, 1 / 16
+_EXPLORED, _PROMISING = 0.05, 1 / 16
 """Share of proposals that do not have the greatest expected improvement, and of the configs they are one of."""
 _REFIT = 8
 """The forest is grown anew when it lacks one in so many evaluations."""
