@@ -19,10 +19,7 @@ compared; L2 and shared-memory bytes are recorded. The DRAM bytes of a kernel ar
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,75 +28,24 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from harness import ROOT, environment, find_tool, run_to_end, save, tool_version
+from harness import ROOT, environment, save
 
 from kgen.blocks.convfirst import Weights, fold, pack, plan
 from kgen.blocks.convfirst.stages import MMA_FLOPS
 from kgen.blocks.layers import STORAGE_DTYPES
+from kgen.counters import READINGS, counted, counters_of, worth_asking
 from kgen.devices import Device, find_device
 from kgen.errors import KgenError
 from kgen.machine import KernelPlan, Program, Stage
 from kgen.measure import rotation
+from kgen.ncu import CountersError, Launch, NotPermittedError, Profiler
+from kgen.nvidia_tools import find_tool, tool_version
 from kgen.render import render
 from kgen.tuned import TunedEntry, load_file
 
 DRAM_BOUND, TENSOR_BOUND = 0.10, 0.02
 UNITS = ("mma", "wgmma")
 WGMMA_COLUMN_FLOPS = 2 * 64 * 16  # of a warpgroup's wgmma.m64nNk16, for each of its N columns
-_SHOWN_LINES = 30
-
-
-class CountersError(KgenError):
-    """A config's kernels could not be counted."""
-
-
-class NotPermittedError(KgenError):
-    """The driver lets nobody but root read counters."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A quantity as the sum of counters, in units of ``scale``."""
-
-    counters: tuple[str, ...]
-    scale: int = 1
-
-    def value(self, counters: Mapping[str, float]) -> float | None:
-        """None when one of the counters is missing."""
-        found = [counters[name] for name in self.counters if name in counters]
-        return sum(found) * self.scale if len(found) == len(self.counters) else None
-
-
-def operations(kind: str, *destinations: str) -> tuple[Reading, ...]:
-    """Operations of the tensor instructions of a kind. Names of ncu differ in whether they tell the destination."""
-    sources = ("fp16", "bf16")
-    return tuple(
-        Reading((f"sm__ops_path_tensor_op_{kind}_src_{source}{destination}_sparsity_off.sum",))
-        for source in sources
-        for destination in destinations
-    )
-
-
-# By quantity of the plan, how to read it, the better way first: ncu's versions and chips differ in what they know.
-READINGS: Mapping[str, tuple[Reading, ...]] = {
-    "dram_bytes": (
-        Reading(("dram__bytes_read.sum", "dram__bytes_write.sum")),
-        Reading(("dram__bytes_op_read.sum", "dram__bytes_op_write.sum")),
-        Reading(("dram__sectors_read.sum", "dram__sectors_write.sum"), 32),
-    ),
-    # The crossbar counts bulk copies, too. L2's own sectors come second: some of Hopper's are counted in both halves.
-    "l2_bytes": (
-        Reading(("l1tex__m_xbar2l1tex_read_bytes.sum", "l1tex__m_l1tex2xbar_write_bytes.sum")),
-        Reading(("lts__t_sectors_srcunit_tex.sum",), 32),
-        Reading(("lts__t_sectors_op_read.sum", "lts__t_sectors_op_write.sum"), 32),
-    ),
-    # Without what wgmma reads by itself.
-    "shared_bytes": (Reading(("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",), 128),),
-    "mma_flops": operations("hmma", "_dst_fp32", ""),
-    "wgmma_flops": operations("hgmma", "", "_dst_fp32"),
-    "mma_instructions": (Reading(("sm__inst_executed_pipe_tensor_op_hmma.sum",)),),
-    "wgmma_instructions": (Reading(("sm__inst_executed_pipe_tensor_op_gmma.sum",)),),
-}
 # Recorded to explain what does not agree.
 FURTHER = (
     "sm__ops_path_tensor_src_fp16_dst_fp32.sum",
@@ -109,117 +55,39 @@ FURTHER = (
 SOURCES = {"float16": "fp16", "bfloat16": "bf16"}
 
 
-def candidates() -> list[str]:
-    """Every counter that could be of use, once."""
-    read = (name for readings in READINGS.values() for reading in readings for name in reading.counters)
-    return list(dict.fromkeys((*read, *FURTHER)))
-
-
-def worth_asking(known: Iterable[str], dtype: str) -> list[str]:
-    """The counters for problems of a dtype, as few as will do: ncu runs the child again for every handful.
-
-    Of tensor operations it is every way to read them, since a counter that ncu knows may stay zero.
-    """
-    names, source = set(known), f"_src_{SOURCES[dtype]}_"
-    asked = [name for name in FURTHER if name in names]
-    for quantity, readings in READINGS.items():
-        complete = [reading.counters for reading in readings if names.issuperset(reading.counters)]
-        for found in complete if quantity.endswith("flops") else complete[:1]:
-            asked += found
-    return [name for name in dict.fromkeys(asked) if "_src_" not in name or source in name]
-
-
 @dataclass(frozen=True)
-class Profiler:
-    """ncu's executable, how its children are called, and how long one may take."""
+class Counting:
+    """A profiler, and how its children find their entries."""
 
-    command: str
+    profiler: Profiler
     tuned: Path
     device: str
-    timeout_s: float
 
-    def known(self) -> list[str]:
-        """The candidates that ncu knows on this GPU; all of them when it does not tell."""
-        _, output = run_to_end([self.command, "--query-metrics"], self.timeout_s)
-        names = {line.split()[0] for line in output.splitlines() if line.strip()}
-        return [name for name in candidates() if base(name) in names] or candidates()
-
-    def run(self, number: int, counters: Sequence[str]) -> dict[str, dict[str, float]]:
-        """The counters of the kernels of one entry of the file.
-
-        Raises:
-            CountersError: ncu failed; the message has the end of its output.
-            NotPermittedError: it may not read counters.
-        """
-        output = self._log(number, counters)
-        kernels = parse(output)
-        refused = named_in_errors(counters, output)
-        if not kernels and refused:
-            output = self._log(number, [name for name in counters if name not in refused])
-            kernels = parse(output)
-        if not kernels:
-            raise CountersError("\n".join(("ncu counted nothing; its output ends in", *tail(output))))
-        return kernels
-
-    def _log(self, number: int, counters: Sequence[str]) -> str:
-        """What ncu and the child print."""
-        options = ["--csv", "--page", "raw", "--print-units", "base", "--profile-from-start", "off"]
-        options += ["--replay-mode", "application", "--cache-control", "none", "--clock-control", "none"]
-        options += ["--target-processes", "all", "--kernel-name", "regex:convfirst", "--metrics", ",".join(counters)]
+    def run(self, number: int, counters: Sequence[str]) -> tuple[Launch, ...]:
+        """The launches of one entry of the file."""
         child = [sys.executable, __file__, "--tuned", self.tuned, "--device", self.device, "--child", number]
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "ncu.csv"
-            command = [self.command, *options, "--log-file", log, *child]
-            _, output = run_to_end([str(part) for part in command], self.timeout_s)
-            output += log.read_text(errors="replace") if log.exists() else ""
-        if "ERR_NVGPUCTRPERM" in output:
-            raise NotPermittedError(
-                "reading the GPU's counters must be permitted, but the driver refuses it (ERR_NVGPUCTRPERM); run as "
-                "root, or load the driver with NVreg_RestrictProfilingToAdminUsers=0"
-            )
-        return output
+        return self.profiler.run([str(part) for part in child], counters)
 
 
-def base(counter: str) -> str:
-    """A counter's name without the way it is summed up."""
-    return counter.partition(".")[0]
+def candidates() -> list[str]:
+    """Every counter that could be of use, once."""
+    return [*counters_of(READINGS), *FURTHER]
 
 
-def tail(output: str) -> list[str]:
-    return output.splitlines()[-_SHOWN_LINES:]
+def wanted_counters(known: Sequence[str], dtype: str) -> list[str]:
+    """The counters for problems of a dtype."""
+    asked = [*(name for name in FURTHER if name in known), *worth_asking(READINGS, known)]
+    return [name for name in asked if "_src_" not in name or f"_src_{SOURCES[dtype]}_" in name]
 
 
-def named_in_errors(counters: Iterable[str], output: str) -> set[str]:
-    """The counters that lines of errors name."""
-    lines = [line for line in output.splitlines() if "==ERROR==" in line or "==WARNING==" in line]
-    return {counter for counter in counters if any(base(counter) in line for line in lines)}
-
-
-def parse(output: str) -> dict[str, dict[str, float]]:
-    """ncu's CSV among its other output, as the mean of each counter over each kernel's launches."""
-    lines = [line for line in output.splitlines() if line.startswith('"')]
-    starts = [at for at, line in enumerate(lines) if line.startswith('"ID"')]
-    if not starts:
-        return {}
+def by_kernel(launches: Iterable[Launch]) -> dict[str, dict[str, float]]:
+    """The mean of each counter over each kernel's launches."""
     values: dict[str, dict[str, list[float]]] = {}
-    for row in csv.DictReader(lines[starts[-1] :]):
-        kernel = (row.get("Kernel Name") or "").partition("(")[0]
-        # A line a launch, with a column for each counter; or, as some versions have it, a line for each counter.
-        cells = [(row["Metric Name"], row["Metric Value"])] if "Metric Name" in row else row.items()
-        for name, text in cells if kernel else ():
-            value = number(text) if name and "__" in name else None
-            if value is not None:
-                values.setdefault(kernel, {}).setdefault(name, []).append(value)
+    for launch in launches:
+        named = values.setdefault(launch.kernel, {})
+        for name, value in launch.counters.items():
+            named.setdefault(name, []).append(value)
     return {kernel: {name: fmean(found) for name, found in named.items()} for kernel, named in values.items()}
-
-
-def number(text: str | None) -> float | None:
-    """A cell's number; None for n/a and the like."""
-    try:
-        value = float((text or "").replace(",", ""))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def planned(program: Program, kernel: KernelPlan) -> dict[str, float]:
@@ -246,13 +114,6 @@ def columns(program: Program, stage: Stage) -> int:
         return constants["HIDDEN_CHUNK" if stage.name == "expand" else "CHANNELS"]
     outputs = constants[f"{name}_OUTPUTS"]
     return outputs // 2 if outputs > 192 and constants[f"{name}_WARPGROUPS"] == 3 else outputs
-
-
-def measured(counters: Mapping[str, float], quantity: str) -> float | None:
-    """A quantity by the first reading that says something; 0 only when none says more."""
-    values = [reading.value(counters) for reading in READINGS[quantity]]
-    found = [value for value in values if value is not None]
-    return next((value for value in found if value), found[0] if found else None)
 
 
 def incomparable(program: Program, dram_bytes: float) -> str | None:
@@ -285,7 +146,7 @@ def row_of(program: Program, kernel: KernelPlan, counters: Mapping[str, float]) 
     account = planned(program, kernel)
     ratio: dict[str, float | None] = {}
     for name, value in account.items():
-        count = measured(counters, name)
+        count = counted(counters, name)
         ratio[name] = None if count is None or not value else round(count / value, 4)
     reason = incomparable(program, account["dram_bytes"])
     return {
@@ -340,7 +201,7 @@ def run_entry(entry: TunedEntry, device: Device) -> None:
 
 
 def count_entry(
-    profiler: Profiler, number: int, entry: TunedEntry, device: Device, counters: list[str]
+    counting: Counting, number: int, entry: TunedEntry, device: Device, counters: list[str]
 ) -> list[dict[str, Any]]:
     """The rows of one entry.
 
@@ -348,7 +209,7 @@ def count_entry(
         CountersError: ncu failed, or did not see a kernel.
     """
     program: Program = plan(entry.problem, entry.config, device)  # type: ignore[arg-type]
-    found = profiler.run(number, worth_asking(counters, program.problem.to_json()["dtype"]))
+    found = by_kernel(counting.run(number, wanted_counters(counters, program.problem.to_json()["dtype"])))
     missing = [kernel.symbol for kernel in program.kernels if kernel.symbol not in found]
     if missing:
         raise CountersError(f"ncu must see every kernel, but it saw {', '.join(found)} and not {', '.join(missing)}")
@@ -356,11 +217,11 @@ def count_entry(
 
 
 def count(
-    profiler: Profiler, wanted: Sequence[tuple[int, TunedEntry]], device: Device, out: Path, time_limit_s: float
+    counting: Counting, wanted: Sequence[tuple[int, TunedEntry]], device: Device, out: Path, time_limit_s: float
 ) -> int:
     """Count for each entry, and save its rows; returns how many failed or have a row outside the bounds."""
-    described = environment(device) | {"ncu": tool_version(profiler.command)}
-    start_s, counters = time.perf_counter(), profiler.known()
+    described = environment(device) | {"ncu": tool_version(counting.profiler.command)}
+    start_s, counters = time.perf_counter(), counting.profiler.known(candidates())
     unknown = [name for name in candidates() if name not in counters]
     print(f"counters that ncu does not know: {', '.join(unknown) or 'none'}", flush=True)
     rows: list[dict[str, Any]] = []
@@ -371,7 +232,7 @@ def count(
             print(f"time is up: {len(wanted) - done} configs were not run")
             break
         try:
-            new = count_entry(profiler, number, entry, device, counters)
+            new = count_entry(counting, number, entry, device, counters)
         except CountersError as error:
             failed += 1
             print(f"{entry.problem}: {error}", flush=True)
@@ -446,10 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ncu and a local GPU are needed; install Nsight Compute or pass --ncu", file=sys.stderr)
         return 2
     out = options.out or ROOT / "benchmarks" / "results" / f"counters-{device.slug}.json"
-    profiler = Profiler(command, tuned, options.device, options.timeout)
+    counting = Counting(Profiler(command, options.timeout), tuned, options.device)
     wanted = chosen(entries, options.shapes, options.batches)
     try:
-        return 1 if count(profiler, wanted, device, out, options.time_limit) else 0
+        return 1 if count(counting, wanted, device, out, options.time_limit) else 0
     except NotPermittedError as error:
         print(error, file=sys.stderr)
         return 2

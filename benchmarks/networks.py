@@ -28,10 +28,10 @@ from harness import save
 from kgen.devices import Device, find_device
 from kgen.machine import efficiency
 from kgen.measure import rotation, time_interleaved
-from kgen.networks import Network, NetworkWeights, describe, load, state_dict, variant
+from kgen.networks import Network, NetworkWeights, describe, load, variant
 from kgen.networks.account import account
+from kgen.networks.contenders import stock
 from kgen.render import family_digest
-from kgen.torch import ConvFirstNet
 
 OUT = Path(__file__).parent / "results" / "networks-nvidia-h200.json"
 PEERS = {
@@ -42,14 +42,6 @@ PEERS = {
 }
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 SIZE = 224
-
-
-def stock(network: Network, weights: NetworkWeights) -> torch.nn.Module:
-    """The same network in PyTorch's layers."""
-    module = ConvFirstNet(network.widths, network.depths, classes=network.classes)
-    tensors = {name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()}
-    module.load_state_dict(tensors, strict=False)  # num_batches_tracked is no weight
-    return module.eval()
 
 
 def inputs_of(batch: int, copies: int, layout: torch.memory_format) -> list[torch.Tensor]:
@@ -83,7 +75,7 @@ def measure_row(network: Network, batch: int, device: Device, modes: list[str]) 
         contenders = [(ours, captured(ours, stream))]
     peer = timm.create_model(PEERS[network.name], num_classes=network.classes).eval()
     parameters = sum(one.numel() for one in peer.parameters())
-    for name, module in ((PEERS[network.name], peer), (network.name, stock(network, weights))):
+    for name, module in ((PEERS[network.name], peer), (network.name, stock(network, weights).eval())):
         for runner in compiled(name, module, batch, copies, modes):
             contenders.append((runner, captured(runner, stream)))
     with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):

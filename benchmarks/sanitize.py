@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import ROOT, environment, find_tool, run_to_end, save, tool_version
+from harness import ROOT, environment, save
 
 from kgen.blocks.convfirst import plan
 from kgen.cases import make_case
 from kgen.devices import Device, find_device
 from kgen.errors import KgenError
 from kgen.machine import Program
+from kgen.nvidia_tools import find_tool, run_to_end, tool_version
 from kgen.render import render
 from kgen.tuned import TunedEntry, load_file
 

@@ -28,15 +28,27 @@ class LaunchError(KgenError):
     """The driver refused to load or launch a kernel."""
 
 
-class _ParameterBlock:
+class ParameterBlock:
     """Memory that kernel parameters are packed into; the driver copies them during each launch."""
 
     def __init__(self) -> None:
-        self.values = bytearray(_PARAMETERS.size)
-        self._view = (ctypes.c_char * _PARAMETERS.size).from_buffer(self.values)
+        self._values = bytearray(_PARAMETERS.size)
+        self._view = (ctypes.c_char * _PARAMETERS.size).from_buffer(self._values)
         base = ctypes.addressof(self._view)
         self._pointers = (ctypes.c_void_p * len(_OFFSETS))(*(base + offset for offset in _OFFSETS))
         self.address = ctypes.addressof(self._pointers)
+        """Of the pointers to the parameters, as the driver takes them."""
+
+    def pack(self, *values: int) -> None:
+        """Addresses of x, weights, hidden and y, and the batch."""
+        _PARAMETERS.pack_into(self._values, 0, *values)
+
+    @staticmethod
+    def read(address: int) -> tuple[int, ...]:
+        """The values of a kernel's parameters; ``address`` is that of the pointers to them."""
+        *pointers, batch = (ctypes.c_uint64 * len(_OFFSETS)).from_address(address)
+        values = [ctypes.c_uint64.from_address(pointer).value for pointer in pointers]
+        return *values, ctypes.c_int.from_address(batch).value
 
 
 class _Attribute(ctypes.Structure):
@@ -79,10 +91,13 @@ def _launch_config(kernel: KernelPlan) -> _LaunchConfig:
 
 
 @lru_cache
-def _driver_function(name: str, pointers: int) -> Callable[..., int]:
-    """A function of the driver that takes so many pointers and returns a status; ctypes calls it without the GIL."""
+def driver_function(name: str, arguments: int) -> Callable[..., int]:
+    """A function of the driver that takes so many pointers, or integers no wider, and returns a status.
+
+    ctypes calls it without the GIL.
+    """
     function = ctypes.CDLL("libcuda.so.1")[name]
-    function.argtypes = (ctypes.c_void_p,) * pointers
+    function.argtypes = (ctypes.c_void_p,) * arguments
     function.restype = ctypes.c_int
     return function
 
@@ -100,7 +115,7 @@ def _resident_ctas(kernel: KernelPlan, handle: int, config: _LaunchConfig) -> in
     from cupy_backends.cuda.api import driver
 
     clusters = ctypes.c_int()
-    occupancy = _driver_function("cuOccupancyMaxActiveClusters", 3)
+    occupancy = driver_function("cuOccupancyMaxActiveClusters", 3)
     driver.check_status(occupancy(ctypes.byref(clusters), handle, ctypes.byref(config)))
     return min(kernel.grid, max(1, clusters.value) * kernel.cluster)
 
@@ -135,10 +150,10 @@ class LoadedProgram:
         self.program = program
         self.ordinal = ordinal
         self._driver_error: type[Exception] = driver.CUDADriverError
-        self._launch_kernel = _driver_function("cuLaunchKernelEx", 4)
+        self._launch_kernel = driver_function("cuLaunchKernelEx", 4)
         self._get_device = runtime.getDevice
         self._set_device = runtime.setDevice
-        self._parameters = _ParameterBlock()
+        self._parameters = ParameterBlock()
         self._lock = threading.Lock()
         self._thread = _Thread()
         self._stream = 0
@@ -183,9 +198,7 @@ class LoadedProgram:
             return
         launch_kernel, address = self._launch_kernel, self._parameters.address
         with self._lock:  # the driver is called without the GIL
-            _PARAMETERS.pack_into(
-                self._parameters.values, 0, x_pointer, weights_pointer, hidden_pointer, y_pointer, batch
-            )
+            self._parameters.pack(x_pointer, weights_pointer, hidden_pointer, y_pointer, batch)
             if stream_pointer != self._stream:
                 self._stream = stream_pointer
                 for _, config, _ in self._kernels:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kgen.buffers import Buffers
 from kgen.cases import Case, Errors
-from kgen.launch import LoadedProgram
+from kgen.launch import LoadedProgram, driver_function
 from kgen.verify import verify_on_gpu
 
 _BUDGET_S = 0.15
@@ -24,6 +24,7 @@ _BRIEF_BUDGET_S, _BRIEF_WARM_UP_S = 0.02, 0.01  # of a GPU that times one progra
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 100
 _LEAST_REPLAY_US = 1000.0  # starting a graph costs a few microseconds, which is then lost in the noise
 _MOST_COPIES = 1024
+_EXTERNAL = 1  # CU_EVENT_RECORD_EXTERNAL
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def measure_briefly(case: Case, loaded: LoadedProgram, give_up_us: float) -> tup
         stream.synchronize()
         errors = buffers.check()
         cupy.cuda.get_current_stream().synchronize()
-        took_us = _elapsed_us(once, stream) / once.launches
+        took_us = elapsed_us(once, stream) / once.launches
         if took_us > give_up_us:
             return Timing(took_us, took_us, took_us, 1, once.launches), errors
         replay = long_enough(lambda repeats: capture(loaded, buffers, case.problem.batch, repeats, stream), stream)
@@ -123,7 +124,7 @@ def long_enough(capture_repeats: Callable[[int], Replay], stream: Any) -> Replay
     """A capture that repeats its launches often enough to last a millisecond."""
     replay = capture_repeats(1)
     replay.start(stream)  # the first launch of a graph uploads it
-    took_us = _elapsed_us(replay, stream)
+    took_us = elapsed_us(replay, stream)
     repeats = int(np.ceil(_LEAST_REPLAY_US / max(took_us, 1.0)))
     return replay if repeats == 1 else capture_repeats(repeats)
 
@@ -141,7 +142,7 @@ def time_interleaved(
     round_us = 0.0
     warm_us = 0.0
     while warm_us < warm_up_s * 1e6:
-        round_us = sum(_elapsed_us(replay, stream) for replay in replays)
+        round_us = sum(elapsed_us(replay, stream) for replay in replays)
         warm_us += max(round_us, 1.0)
     rounds = max(_LEAST_ROUNDS, min(_MOST_ROUNDS, int(budget_s * 1e6 / round_us)))
     marks = [[(Event(), Event()) for _ in replays] for _ in range(rounds)]
@@ -155,12 +156,8 @@ def time_interleaved(
     return tuple(_timing(column, replay) for column, replay in zip(times_us.T, replays, strict=True))
 
 
-def _timing(times_us: np.ndarray[Any, Any], replay: Replay) -> Timing:
-    p20, median, p80 = np.percentile(times_us / replay.launches, (20, 50, 80))
-    return Timing(float(median), float(p20), float(p80), len(times_us), replay.launches)
-
-
-def _elapsed_us(replay: Replay, stream: Any) -> float:
+def elapsed_us(replay: Replay, stream: Any) -> float:
+    """Microseconds that one replay takes, which is waited for."""
     from cupy.cuda import Event, get_elapsed_time
 
     start, end = Event(), Event()
@@ -169,3 +166,15 @@ def _elapsed_us(replay: Replay, stream: Any) -> float:
     end.record(stream)
     end.synchronize()
     return float(get_elapsed_time(start, end)) * 1e3
+
+
+def record_node(event: Any, stream: Any) -> None:
+    """Capture a node that records ``event`` whenever the graph runs, where a plain record would only order the work."""
+    from cupy_backends.cuda.api import driver
+
+    driver.check_status(driver_function("cuEventRecordWithFlags", 3)(event.ptr, stream.ptr, _EXTERNAL))
+
+
+def _timing(times_us: np.ndarray[Any, Any], replay: Replay) -> Timing:
+    p20, median, p80 = np.percentile(times_us / replay.launches, (20, 50, 80))
+    return Timing(float(median), float(p20), float(p80), len(times_us), replay.launches)

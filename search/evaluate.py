@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class Evaluation:
     """What became of one config. ``efficiency`` is the objective, None unless the outcome is OK.
 
     ``verified`` is False for a modelled config that was not worth verifying because a verified one is better by model.
-    ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before.
+    ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before. The search
+    waited ``wait_s`` for the compilation, which began before and took ``compile_s`` in all, and ``run_s`` for the
+    worker, which verifies and measures.
     """
 
     outcome: Outcome
@@ -66,8 +68,8 @@ class Evaluation:
     compiled: bool = False
     predicted_us: float | None = None
     compile_s: float | None = None
+    wait_s: float | None = None
     run_s: float | None = None
-    """Seconds that verifying and timing took."""
     registers: Mapping[str, int] = field(default_factory=dict)
     spill_bytes: int | None = None
     measured: Measurement | None = None
@@ -123,14 +125,16 @@ class Bench:
         self, program: Program, future: Future[Cubin], *, best_efficiency: float | None, may_spill: bool
     ) -> Evaluation:
         """Evaluate a started candidate. It never raises for a bad one: the outcome says what is wrong with it."""
+        start_s = time.perf_counter()
+        done, _ = wait([future], timeout=COMPILE_LIMIT_S)
+        known: dict[str, Any] = {"compiled": True, "wait_s": round(time.perf_counter() - start_s, 3)}
+        if not done:
+            return Evaluation(Outcome.TIMEOUT, f"compiling took longer than {COMPILE_LIMIT_S:g} s", **known)
         try:
-            cubin = future.result(timeout=COMPILE_LIMIT_S)
-        except FutureTimeoutError:
-            return Evaluation(Outcome.TIMEOUT, f"compiling took longer than {COMPILE_LIMIT_S:g} s", compiled=True)
+            cubin = future.result()
         except KgenError as error:
-            return Evaluation(Outcome.COMPILE_FAILED, str(error), compiled=True)
-        known: dict[str, Any] = {
-            "compiled": True,
+            return Evaluation(Outcome.COMPILE_FAILED, str(error), **known)
+        known |= {
             "compile_s": cubin.seconds,
             "registers": {symbol: resources.registers for symbol, resources in cubin.resources.items()},
             "spill_bytes": _spill_bytes(cubin.resources),
@@ -155,7 +159,7 @@ class Bench:
         config: Any = program.config
         job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency))
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
-        known |= {"measured": result.measured, "error": result.error, "run_s": result.seconds}
+        known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:
             return Evaluation(result.outcome, result.reason, **known)
         objective = result.measured.efficiency if result.measured else modelled

@@ -1,4 +1,4 @@
-"""benchmarks/counters.py without a GPU: reading ncu's CSV, and what may differ by how much from the plan."""
+"""What counters tell, and benchmarks/counters.py without a GPU: what may differ by how much from the plan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import counters
 import pytest
-from counters import CountersError, NotPermittedError, Profiler
 from harness import ROOT, save
+from ncu_script import fake_ncu
 
 from kgen.blocks.convfirst import plan
+from kgen.counters import READINGS, counted, counters_of, worth_asking
 from kgen.devices import find_device
 from kgen.machine import Program
+from kgen.ncu import Launch
 from kgen.tuned import TunedEntry, load_file
 
 H200 = find_device("h200")
@@ -26,21 +28,6 @@ L2 = ("l1tex__m_xbar2l1tex_read_bytes.sum", "l1tex__m_l1tex2xbar_write_bytes.sum
 MMA = "sm__ops_path_tensor_op_hmma_src_fp16_dst_fp32_sparsity_off.sum"
 WGMMA = "sm__ops_path_tensor_op_hgmma_src_fp16_sparsity_off.sum"
 GMMA_INSTRUCTIONS = "sm__inst_executed_pipe_tensor_op_gmma.sum"
-
-WIDE = """==PROF== Connected to process 7 (/usr/bin/python3.12)
-==PROF== Profiling "convfirst_conv": Application replay pass 1
-"ID","Process ID","Process Name","Host Name","Kernel Name","Context","CC","dram__bytes_read.sum","dram__bytes_write.sum"
-"","","","","","","","byte","byte"
-"0","7","python3.12","127.0.0.1","convfirst_conv","1","9.0","1,000","200.5"
-"1","7","python3.12","127.0.0.1","convfirst_project(const T *, int)","1","9.0","5","n/a"
-"2","7","python3.12","127.0.0.1","convfirst_conv","1","9.0","3,000","100.5"
-==PROF== Disconnected from process 7
-"""
-LONG = """"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
-"0","convfirst_conv","Command line profiler metrics","dram__bytes_read.sum","byte","1,000"
-"0","convfirst_conv","Command line profiler metrics","dram__bytes_write.sum","byte","200"
-"1","convfirst_conv","Command line profiler metrics","dram__bytes_read.sum","byte","3,000"
-"""
 
 
 def entry_of(channels: int, batch: int) -> TunedEntry:
@@ -53,7 +40,7 @@ def program_of(channels: int, batch: int) -> Program:
     return program
 
 
-def counted(program: Program, factors: Mapping[str, float] | None = None, at: int = 0) -> dict[str, float]:
+def agreeing(program: Program, factors: Mapping[str, float] | None = None, at: int = 0) -> dict[str, float]:
     """Counters that agree with a kernel's plan, but for factors by quantity."""
     account = counters.planned(program, program.kernels[at])
     value = {name: account[name] * (factors or {}).get(name, 1.0) for name in account}
@@ -63,35 +50,21 @@ def counted(program: Program, factors: Mapping[str, float] | None = None, at: in
     return found
 
 
-def test_a_kernels_counters_are_the_mean_of_its_launches() -> None:
-    assert counters.parse(WIDE) == {
-        "convfirst_conv": {DRAM[0]: 2000.0, DRAM[1]: 150.5},
-        "convfirst_project": {DRAM[0]: 5.0},
-    }
-
-
-def test_a_line_for_each_counter_is_read_alike() -> None:
-    assert counters.parse(LONG) == {"convfirst_conv": {DRAM[0]: 2000.0, DRAM[1]: 200.0}}
-
-
-@pytest.mark.parametrize("output", ["", "==ERROR== The application returned an error code (1).\n", WIDE[:200]])
-def test_output_without_rows_holds_no_kernels(output: str) -> None:
-    assert counters.parse(output) == {}
-
-
 def test_a_reading_needs_all_of_its_counters() -> None:
-    assert counters.measured({DRAM[0]: 3.0, DRAM[1]: 4.0}, "dram_bytes") == 7.0
-    assert counters.measured({DRAM[0]: 3.0}, "dram_bytes") is None
-    assert (
-        counters.measured({DRAM[0]: 3.0, "dram__sectors_read.sum": 1.0, "dram__sectors_write.sum": 2.0}, "dram_bytes")
-        == 96
-    )
+    assert counted({DRAM[0]: 3.0, DRAM[1]: 4.0}, "dram_bytes") == 7.0
+    assert counted({DRAM[0]: 3.0}, "dram_bytes") is None
+    assert counted({DRAM[0]: 3.0, "dram__sectors_read.sum": 1.0, "dram__sectors_write.sum": 2.0}, "dram_bytes") == 96
 
 
 def test_a_counter_that_stays_zero_gives_way_to_the_next() -> None:
     other = "sm__ops_path_tensor_op_hgmma_src_bf16_dst_fp32_sparsity_off.sum"
-    assert counters.measured({WGMMA: 0.0, other: 5.0}, "wgmma_flops") == 5.0
-    assert counters.measured({WGMMA: 0.0}, "wgmma_flops") == 0.0
+    assert counted({WGMMA: 0.0, other: 5.0}, "wgmma_flops") == 5.0
+    assert counted({WGMMA: 0.0}, "wgmma_flops") == 0.0
+
+
+def test_a_kernels_counters_are_the_mean_of_its_launches() -> None:
+    launches = [Launch("conv", {DRAM[0]: 1.0, DRAM[1]: 5.0}), Launch("project", {}), Launch("conv", {DRAM[0]: 3.0})]
+    assert counters.by_kernel(launches) == {"conv": {DRAM[0]: 2.0, DRAM[1]: 5.0}, "project": {}}
 
 
 def test_instructions_by_hand() -> None:
@@ -114,7 +87,7 @@ def test_wide_outputs_of_three_warpgroups_take_two_instructions() -> None:
 
 def test_counters_that_agree_are_within_the_bounds() -> None:
     program = program_of(64, 256)
-    row = counters.row_of(program, program.kernels[0], counted(program))
+    row = counters.row_of(program, program.kernels[0], agreeing(program))
     assert row["ratio"]["dram_bytes"] == row["ratio"]["l2_bytes"] == row["ratio"]["mma_flops"] == 1.0
     assert row["ratio"]["shared_bytes"] is None  # not counted
     assert (row["compared"], row["reason"], row["outside"]) == (True, None, [])
@@ -135,7 +108,7 @@ def test_counters_that_agree_are_within_the_bounds() -> None:
 )
 def test_bounds(factors: Mapping[str, float], outside: list[str]) -> None:
     program = program_of(64, 256)
-    assert counters.row_of(program, program.kernels[0], counted(program, factors))["outside"] == outside
+    assert counters.row_of(program, program.kernels[0], agreeing(program, factors))["outside"] == outside
 
 
 def test_what_was_not_counted_is_outside() -> None:
@@ -145,14 +118,14 @@ def test_what_was_not_counted_is_outside() -> None:
 
 def test_dram_bytes_of_little_traffic_are_not_compared() -> None:
     program = program_of(64, 1)
-    row = counters.row_of(program, program.kernels[0], counted(program, {"dram_bytes": 3.0}))
+    row = counters.row_of(program, program.kernels[0], agreeing(program, {"dram_bytes": 3.0}))
     assert not row["compared"] and "less than half of L2" in row["reason"]
     assert row["ratio"]["dram_bytes"] == 3.0 and row["outside"] == []
 
 
 def test_dram_bytes_between_kernels_are_compared_where_l2_is_too_small_to_matter() -> None:
     program = program_of(384, 256)
-    row = counters.row_of(program, program.kernels[1], counted(program, {"dram_bytes": 0.7}, at=1))
+    row = counters.row_of(program, program.kernels[1], agreeing(program, {"dram_bytes": 0.7}, at=1))
     assert not row["compared"] and "between the block's kernels" in row["reason"] and row["outside"] == []
     small = replace(program, device=replace(H200, l2_bytes=1 << 20))
     assert counters.incomparable(small, 193e6) is None
@@ -174,8 +147,8 @@ def test_entries_are_chosen_by_shape_and_batch() -> None:
 def test_the_summary_names_the_worst_and_what_is_outside() -> None:
     program, small = program_of(64, 256), program_of(64, 1)
     rows = [
-        counters.row_of(program, program.kernels[0], counted(program, {"mma_flops": 0.9})),
-        counters.row_of(small, small.kernels[0], counted(small, {"dram_bytes": 9.0})),
+        counters.row_of(program, program.kernels[0], agreeing(program, {"mma_flops": 0.9})),
+        counters.row_of(small, small.kernels[0], agreeing(small, {"dram_bytes": 9.0})),
     ]
     told = counters.summary(rows)
     assert "dram_bytes: 1.000 at worst of 1, convfirst_wgmma_fused at 64 channels, size 56, batch 256" in told
@@ -183,47 +156,14 @@ def test_the_summary_names_the_worst_and_what_is_outside() -> None:
     assert "1 of 2 kernels have comparable DRAM bytes" in told
 
 
-def fake_ncu(folder: Path, body: str) -> Profiler:
-    """A profiler whose ncu is a script; ``log`` and ``wanted`` are its --log-file and its --metrics."""
-    path = folder / "ncu"
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\na = sys.argv\n"
-        "if '--version' in a: sys.exit(print('Version 1'))\n"
-        "if '--query-metrics' in a: sys.exit(print('Metric Name\\n' + 'dram__bytes_read  Counter  byte'))\n"
-        f"log, wanted = Path(a[a.index('--log-file') + 1]), a[a.index('--metrics') + 1].split(',')\n{body}\n"
-    )
-    path.chmod(0o755)
-    return Profiler(str(path), folder / "tuned.json", "cuda:0", 20.0)
-
-
-def test_only_counters_that_ncu_knows_are_asked_for(tmp_path: Path) -> None:
-    assert fake_ncu(tmp_path, "").known() == [DRAM[0]]
-    assert Profiler("false", tmp_path, "cuda:0", 5.0).known() == counters.candidates()
-
-
 def test_one_way_to_read_bytes_and_all_for_the_dtypes_operations_are_asked_for() -> None:
-    asked = counters.worth_asking(counters.candidates(), "float16")
+    asked = counters.wanted_counters(counters.candidates(), "float16")
     assert {*DRAM, *L2, MMA, WGMMA, GMMA_INSTRUCTIONS} < set(asked)
     assert not [name for name in asked if "bf16" in name or name.startswith(("lts__", "dram__sectors"))]
-    fallback = counters.worth_asking([DRAM[0], "dram__sectors_read.sum", "dram__sectors_write.sum"], "float16")
+    fallback = counters.wanted_counters([DRAM[0], "dram__sectors_read.sum", "dram__sectors_write.sum"], "float16")
     assert fallback == ["dram__sectors_read.sum", "dram__sectors_write.sum"]
-    assert WGMMA.replace("fp16", "bf16") in counters.worth_asking(counters.candidates(), "bfloat16")
-
-
-def test_a_counter_that_ncu_refuses_costs_only_itself(tmp_path: Path) -> None:
-    refusal = "==ERROR== Failed to find metric dram__other.sum"
-    ncu = fake_ncu(tmp_path, f"log.write_text({refusal!r} if 'dram__other.sum' in wanted else {WIDE!r})")
-    assert set(ncu.run(0, [DRAM[0], "dram__other.sum"])) == {"convfirst_conv", "convfirst_project"}
-
-
-def test_a_failing_run_tells_the_end_of_its_output(tmp_path: Path) -> None:
-    with pytest.raises(CountersError, match="out of memory"):
-        fake_ncu(tmp_path, "print('out of memory')").run(0, list(DRAM))
-
-
-def test_counters_that_the_driver_keeps_to_root_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(NotPermittedError, match="run as root"):
-        fake_ncu(tmp_path, "log.write_text('==ERROR== ERR_NVGPUCTRPERM - no permission')").run(0, list(DRAM))
+    assert WGMMA.replace("fp16", "bf16") in counters.wanted_counters(counters.candidates(), "bfloat16")
+    assert worth_asking(["dram_bytes"], counters_of(READINGS)) == list(DRAM)
 
 
 def test_without_ncu_or_gpu_there_is_advice() -> None:
@@ -252,14 +192,15 @@ def test_a_config_that_fails_costs_only_its_own_rows(
     names = [MMA, WGMMA, *DRAM, *L2]
     lines = [["ID", "Kernel Name", *names]]
     for at, kernel in enumerate(program.kernels):
-        found = counted(program, at=at)
+        found = agreeing(program, at=at)
         lines.append([str(at), kernel.symbol, *(f"{found[name]:.0f}" for name in names)])
     text = "\n".join(",".join(f'"{cell}"' for cell in line) for line in lines)
-    profiler = fake_ncu(tmp_path, f"log.write_text({text!r} if a[-1] == '1' else 'no GPU today')")
+    ncu = fake_ncu(tmp_path, f"log.write_text({text!r} if a[-1] == '1' else 'no GPU today')")
+    counting = counters.Counting(ncu, tmp_path / "tuned.json", "cuda:0")
     failed, good = entry_of(64, 256), entry_of(512, 256)
-    assert counters.count(profiler, [(0, failed), (1, good)], H200, out, 60.0) == 1
+    assert counters.count(counting, [(0, failed), (1, good)], H200, out, 60.0) == 1
     rows = json.loads(out.read_text())["rows"]
     assert [(row["kernel"], row["outside"]) for row in rows] == [(kernel.symbol, []) for kernel in program.kernels]
     assert "no GPU today" in capsys.readouterr().out
-    assert counters.count(profiler, [(1, good)], H200, out, -1.0) == 0
+    assert counters.count(counting, [(1, good)], H200, out, -1.0) == 0
     assert "time is up: 1 configs were not run" in capsys.readouterr().out

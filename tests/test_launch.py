@@ -59,7 +59,7 @@ class FakeDriver:
         monkeypatch.setattr(cupy.cuda.function, "Module", Module)
         monkeypatch.setattr(driver, "funcSetAttribute", lambda *arguments: self.attributes.append(arguments))
         functions = {("cuLaunchKernelEx", 4): self.launch, ("cuOccupancyMaxActiveClusters", 3): self.occupancy}
-        monkeypatch.setattr(launch, "_driver_function", lambda *name: functions[name])
+        monkeypatch.setattr(launch, "driver_function", lambda *name: functions[name])
         monkeypatch.setattr(runtime, "getDevice", lambda: self.current)
         monkeypatch.setattr(runtime, "setDevice", lambda ordinal: setattr(self, "current", ordinal))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.cases import cached_case
 from kgen.devices import find_device
 from kgen.errors import VerificationError
-from kgen.measure import Replay, measure, measure_briefly, rotation, time_interleaved
+from kgen.measure import Replay, measure, measure_briefly, record_node, rotation, time_interleaved
 
 MIB = 1 << 20
 
@@ -100,3 +101,12 @@ def test_a_brief_measurement_agrees_and_gives_up_on_slow_programs(problem):
     assert 0 < errors.output <= case.bound.output
     given_up, _ = measure_briefly(case, program, timing.median_us / 2)
     assert given_up.replays == 1 and given_up.median_us == pytest.approx(timing.median_us, rel=0.5)
+
+
+def test_a_node_of_the_graph_records_an_event_not_an_order(monkeypatch):
+    pytest.importorskip("cupy_backends")
+    asked = []
+    record = {("cuEventRecordWithFlags", 3): lambda *arguments: asked.append(arguments) or 0}
+    monkeypatch.setattr("kgen.measure.driver_function", lambda *name: record[name])
+    record_node(SimpleNamespace(ptr=5), SimpleNamespace(ptr=6))
+    assert asked == [(5, 6, 1)]

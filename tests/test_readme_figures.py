@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import readme_figures
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import readme_figures  # noqa: E402
 
 
 @pytest.mark.parametrize("name", readme_figures.NUMBERS)

@@ -56,7 +56,11 @@ def _front(axes: Any, marks: Sequence[Mark], latency_ms: Callable[[Mark], float]
 
 
 def _band(axes: Any, marks: Sequence[Mark]) -> None:
+    """Set off models without an accuracy, where the axis has no meaning."""
     if any(mark.top1_percent is None for mark in marks):
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in axes.get_yticks() if _foot(marks) < tick < high])
+        axes.set_ylim(low, high)
         axes.axhline(_foot(marks), color="tab:gray", linewidth=0.5)
         axes.annotate(
             "no published accuracy",

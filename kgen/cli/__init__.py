@@ -1,4 +1,4 @@
-"""The command line: tune, record, check, explain, waterline, report, bench, show, compare, gap-plot, devices.
+"""The command line, ``kgen --help``: tune, record, check, explain, waterline, bench, profile, report, show, ...
 
 Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
 sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
@@ -17,6 +17,7 @@ from kgen.cli.compare import compare
 from kgen.cli.explain import explain_app
 from kgen.cli.gap import gap_plot
 from kgen.cli.listing import devices, show
+from kgen.cli.profile import profile
 from kgen.cli.record import record_app
 from kgen.cli.report import report
 from kgen.cli.tune import tune_app
@@ -37,6 +38,7 @@ app.add_typer(check_app, name="check")
 app.add_typer(explain_app, name="explain")
 app.add_typer(waterline_app, name="waterline")
 app.add_typer(bench_app, name="bench")
+app.command()(profile)
 app.command()(show)
 app.command()(compare)
 app.command()(gap_plot)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.analysis.gap import front, load_marks
+from kgen.analysis.gap import front, load_marks, load_network_marks
 from kgen.cli.options import AsJson, print_json
 from kgen.cli.tables import console, table
 
@@ -16,11 +16,14 @@ from kgen.cli.tables import console, table
 def gap_plot(
     data: Annotated[Path, typer.Argument(help="JSON file of models; benchmarks/gap/ has one.")],
     batch: Annotated[int, typer.Option(help="Batch size of the models to compare.")] = 256,
+    networks: Annotated[
+        Path | None, typer.Option(help="Results of benchmarks/networks.py, as more models, without accuracy.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture to write: .svg, .png or .pdf (extra plot).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the gap between each model's ideal and actual latency, and which models are best by either."""
-    marks = load_marks(data, batch)
+    marks = load_marks(data, batch) + (() if networks is None else load_network_marks(networks, batch))
     ideal, actual = front(marks, lambda one: one.ideal_ms), front(marks, lambda one: one.latency_ms)
     if plot is not None:
         from kgen.analysis.gap_plot import draw

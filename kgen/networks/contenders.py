@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from kgen.devices import Device
-from kgen.errors import DeviceError, ProblemError
+from kgen.errors import ProblemError
 from kgen.networks.bench import Contender
 from kgen.networks.checkpoint import state_dict
-from kgen.networks.gpu import GpuNetwork
-from kgen.networks.loading import load
+from kgen.networks.images import random_images
+from kgen.networks.loading import load_on_gpu
 from kgen.networks.spec import Network
 from kgen.networks.weights import NetworkWeights
 from kgen.tensors import DTYPES
@@ -23,15 +23,12 @@ def ours(network: Network, weights: NetworkWeights, batch: int, size: int, devic
     Raises:
         DeviceError: the device is not in this machine.
     """
-    if device.ordinal is None:
-        raise DeviceError(f"networks are measured on a local GPU only, but {device.name} is a datasheet's; use cuda:0")
+    model = load_on_gpu(network, weights, device)
     import cupy
 
-    model = load(network, weights, device=f"cuda:{device.ordinal}")
-    assert isinstance(model, GpuNetwork)
     x = network.layers(batch, size, size)[0].problem.x
     with cupy.cuda.Device(device.ordinal):
-        images = cupy.random.randint(0, 256, x.views[0].shape).astype(x.storage)
+        images = cupy.asarray(random_images(x))
         logits = cupy.empty((batch, network.classes), DTYPES[network.dtype])
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()
@@ -57,21 +54,8 @@ def peer(name: str, network: Network, weights: NetworkWeights, batch: int, size:
         import torch
     except ImportError:
         raise ProblemError(f"peer {name} needs PyTorch, which is not installed; pip install 'kgen[torch]'") from None
-    from kgen.torch import ConvFirstNet
-
     place, dtype = torch.device("cuda", device.ordinal), getattr(torch, network.dtype)
-    module: Any = ConvFirstNet(
-        network.widths,
-        network.depths,
-        expansion=network.expansion,
-        activation=network.activation,
-        image_channels=network.image_channels,
-        classes=network.classes,
-        patch=network.patch,
-    )
-    tensors = {name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()}
-    module.load_state_dict(tensors, strict=False)  # num_batches_tracked is no weight
-    module = module.to(place, dtype).eval().to(memory_format=torch.channels_last)
+    module = stock(network, weights).to(place, dtype).eval().to(memory_format=torch.channels_last)
     shape = (batch, network.image_channels, size, size)
     images = torch.randn(shape, device=place, dtype=dtype).contiguous(memory_format=torch.channels_last)
     torch.cuda.reset_peak_memory_stats(place)
@@ -84,3 +68,26 @@ def peer(name: str, network: Network, weights: NetworkWeights, batch: int, size:
     return Contender(
         name, call, lambda: torch.cuda.synchronize(place), lambda: int(torch.cuda.max_memory_allocated(place))
     )
+
+
+def stock(network: Network, weights: NetworkWeights) -> Any:
+    """The network in PyTorch's stock layers: a :class:`kgen.torch.ConvFirstNet` on the CPU, in float32.
+
+    Raises:
+        RuntimeError: the weights hold something the module has no place for, such as a bias before a BatchNorm.
+    """
+    import torch
+
+    from kgen.torch import ConvFirstNet
+
+    module = ConvFirstNet(
+        network.widths,
+        network.depths,
+        expansion=network.expansion,
+        activation=network.activation,
+        image_channels=network.image_channels,
+        classes=network.classes,
+        patch=network.patch,
+    )
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in state_dict(network, weights).items()})
+    return module

@@ -1,51 +1,61 @@
-"""A network on a GPU: the stem on the caller's images, a CUDA graph of all layers between, the head to the logits.
+"""A network on a GPU: one CUDA graph for each shape of images, from the caller's images to the caller's logits.
 
-The first and the last kernel take the caller's arrays where they lie, so nothing is copied. What is between runs in
-memory of the network's own, at addresses that stay, and is captured in a graph for each shape of images.
+The stem reads and the head writes the caller's arrays where they lie, so nothing is copied: the graph takes their
+addresses at every start. What is between runs in memory of the network's own, at addresses that stay.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kgen.arrays import Adapter, Layout, Layouts, adapter_of
 from kgen.errors import DeviceError
+from kgen.graph import LaunchGraph
 from kgen.launch import LoadedProgram
 from kgen.networks.arena import plan_arena
 from kgen.networks.images import layers_for
 from kgen.networks.programs import NetworkPrograms
+from kgen.networks.spec import Layer
 
 GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One layer's launch; an address that is the caller's to give is None."""
+class Step:
+    """One layer's launch; an address that is the caller's to give is None until it is bound."""
 
+    layer: Layer
     program: LoadedProgram
     x: int | None
     weights: int
     workspace: int
     y: int | None
-    batch: int
 
-    def launch(self, stream: int, *, x: int | None = None, y: int | None = None) -> None:
-        source, target = self.x if x is None else x, self.y if y is None else y
-        assert source is not None and target is not None
-        self.program.launch(source, self.weights, self.workspace, target, self.batch, stream)
+    def launch(self, stream: int) -> None:
+        """Queue the layer's kernels."""
+        assert self.x is not None and self.y is not None
+        self.program.launch(self.x, self.weights, self.workspace, self.y, self.layer.problem.batch, stream)
 
 
 @dataclass(frozen=True)
 class _Shape:
     """What runs for images of one shape and layout."""
 
-    steps: tuple[_Step, ...]
+    steps: tuple[Step, ...]
     layouts: Layouts
-    graph: Any
-    """Of all steps but the first and the last."""
+
+    def bound(self, x: int, y: int) -> tuple[Step, ...]:
+        """The steps of a call on images and logits at these addresses."""
+        first, *between, last = self.steps
+        return (replace(first, x=x), *between, replace(last, y=y))
+
+    def launch(self, x: int, y: int, stream: int) -> None:
+        """Queue the layers' kernels one by one."""
+        for step in self.bound(x, y):
+            step.launch(stream)
 
 
 class GpuNetwork:
@@ -71,6 +81,7 @@ class GpuNetwork:
         self._runtime = runtime
         self._programs = programs
         self._shapes: dict[object, _Shape] = {}
+        self._graphs: dict[object, LaunchGraph] = {}
         self._adapters: dict[object, Adapter] = {}
         self._memory: Any = None
         self._kept: list[Any] = []
@@ -96,7 +107,7 @@ class GpuNetwork:
             ProblemError: the images are too small.
             DeviceError: the GPU has too little free memory.
         """
-        key = (type(images), images.shape, _strides(images))
+        key = _key(images)
         with self._lock:
             shape = self._shapes.get(key) or self._prepare(images, key)
             adapter = self._adapters[key]
@@ -104,27 +115,37 @@ class GpuNetwork:
             if out is None:
                 out = adapter.empty_for(images)
             y = adapter.pointer(out, "out")
-            self._run(shape, x, y, adapter.stream())
+            stream = adapter.stream()
+            if self._runtime.streamIsCapturing(stream):
+                self._run_captured(shape, x, y, stream)
+            else:
+                self._run(self._graphs[key], x, y, stream)
         return out
 
-    def _run(self, shape: _Shape, x: int, y: int, stream: int) -> None:
-        if self._runtime.streamIsCapturing(stream):
-            self._run_captured(shape, x, y, stream)
-            return
+    def steps(self, images: Any, out: Any) -> tuple[Step, ...]:
+        """What a call on these arrays launches, in order, for who runs it layer by layer.
+
+        The steps hold until the buffers grow for larger images, and run one after the other like calls.
+
+        Raises:
+            what a call raises.
+        """
+        key = _key(images)
+        with self._lock:
+            shape = self._shapes.get(key) or self._prepare(images, key)
+            adapter = self._adapters[key]
+            return shape.bound(adapter.pointer(images, "x"), adapter.pointer(out, "out"))
+
+    def _run(self, graph: LaunchGraph, x: int, y: int, stream: int) -> None:
         if stream != self._stream:
             self._runtime.streamWaitEvent(stream, self._done.ptr)
             self._stream = stream
-        shape.steps[0].launch(stream, x=x)
-        self._runtime.graphLaunch(shape.graph.graphExec, stream)
-        shape.steps[-1].launch(stream, y=y)
+        graph.start(x, y, stream)
         self._runtime.eventRecord(self._done.ptr, stream)
 
     def _run_captured(self, shape: _Shape, x: int, y: int, stream: int) -> None:
         """Into the caller's graph, which no other one can be launched into; its buffers must stay as long as this."""
-        shape.steps[0].launch(stream, x=x)
-        for step in shape.steps[1:-1]:
-            step.launch(stream)
-        shape.steps[-1].launch(stream, y=y)
+        shape.launch(x, y, stream)
         if not any(kept is self._memory for kept in self._kept):
             self._kept.append(self._memory)
 
@@ -139,17 +160,19 @@ class GpuNetwork:
         base = self._reserve(arena.bytes)
         places = [None, *(base + offset for offset in arena.y), None]
         steps = tuple(
-            _Step(
+            Step(
+                layer,
                 one,
                 places[i],
                 self._programs.weights[layer.name],
                 base + arena.workspace if one.program.workspace_bytes else 0,
                 places[i + 1],
-                layers[0].problem.batch,
             )
             for i, (layer, one) in enumerate(zip(layers, loaded, strict=True))
         )
-        shape = _Shape(steps, layouts, self._capture(steps[1:-1]))
+        shape = _Shape(steps, layouts)
+        with self._cupy.cuda.Device(self._programs.ordinal):
+            self._graphs[key] = LaunchGraph(shape.launch)
         self._shapes[key], self._adapters[key] = shape, adapter
         return shape
 
@@ -158,6 +181,7 @@ class GpuNetwork:
         if self._memory is None or self._memory.nbytes < size:
             self._done.synchronize()
             self._shapes.clear()
+            self._graphs.clear()
             self._memory = None
             with self._cupy.cuda.Device(self._programs.ordinal):
                 try:
@@ -170,21 +194,13 @@ class GpuNetwork:
                 self._cupy.cuda.get_current_stream().synchronize()
         return int(self._memory.data.ptr)
 
-    def _capture(self, steps: tuple[_Step, ...]) -> Any:
-        with self._cupy.cuda.Device(self._programs.ordinal):
-            stream = self._cupy.cuda.Stream(non_blocking=True)
-            stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
-            try:
-                for step in steps:
-                    step.launch(stream.ptr)
-            finally:
-                graph = stream.end_capture()
-            graph.upload(stream)
-            stream.synchronize()
-        return graph
-
     def __repr__(self) -> str:
         return f"<kgen network {self.network.name} on {self.device.title}>"
+
+
+def _key(images: Any) -> object:
+    """Equal for images that run alike."""
+    return type(images), images.shape, _strides(images)
 
 
 def _strides(array: Any) -> object:

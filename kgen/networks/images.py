@@ -1,11 +1,20 @@
-"""From images to the layers that run on them: batch and image size are those of the array."""
+"""From images to the layers that run on them, whose batch and size are those of the array; and random images."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 
 from kgen.arrays import Layout
 from kgen.errors import ArrayError
 from kgen.networks.spec import Layer, Network
-from kgen.tensors import Ints, Order
+from kgen.tensors import Ints, Order, Tensor
+
+
+def random_images(x: Tensor) -> np.ndarray[Any, Any]:
+    """Images from 0 to 255 in the shape and dtype of a stem's x, to measure with: time does not depend on them."""
+    return np.random.default_rng(0).integers(0, 256, x.views[0].shape, dtype=np.uint8).astype(x.storage)
 
 
 def layers_for(network: Network, dtype: str, shape: Ints, strides: Ints, pointer: int) -> tuple[Layer, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kgen.devices import Device
+from kgen.errors import DeviceError
 from kgen.networks.gpu import GpuNetwork
 from kgen.networks.host import HostNetwork
 from kgen.networks.programs import NetworkPrograms
@@ -36,3 +38,14 @@ def load(
     if target is None or target.ordinal is None:
         return HostNetwork(network, weights)
     return GpuNetwork(NetworkPrograms(network, weights, target, target.ordinal, folder, tune))
+
+
+def load_on_gpu(network: Network, weights: NetworkWeights, device: Device, folder: Path | None = None) -> GpuNetwork:
+    """The same where it is to be measured, which needs a GPU.
+
+    Raises:
+        DeviceError: the device is not in this machine.
+    """
+    if device.ordinal is None:
+        raise DeviceError(f"networks are measured on a local GPU only, but {device.name} is a datasheet's; use cuda:0")
+    return GpuNetwork(NetworkPrograms(network, weights, device, device.ordinal, folder))

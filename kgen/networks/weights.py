@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class NetworkWeights:
     def random(cls, network: Network, seed: int = 0) -> NetworkWeights:
         """Seeded float32 weights with BatchNorms, which keep activations and logits of order 1 at any depth.
 
+        As in the trainable module, a convolution that a BatchNorm follows has no bias.
+
         A block adds 1 / sqrt(depth of its stage) of what its own random weights would, so that a stage's additions
         together are of the order of its input. With ``pixels`` ``uint8`` the stem normalises its images.
         """
@@ -43,7 +46,7 @@ class NetworkWeights:
             if isinstance(layer.problem, ConvFirst):
                 depth = network.depths[int(layer.name.split(".")[1])]  # of stages.{i}.blocks.{j}
                 weights = replace(weights, project=_damped(weights.project, depth**-0.5))
-            drawn[layer.name] = weights
+            drawn[layer.name] = _each_conv(weights, lambda _, conv: replace(conv, bias=None) if conv.bn else conv)
         return cls(drawn)
 
     def without_batch_norms(self) -> NetworkWeights:
@@ -52,7 +55,9 @@ class NetworkWeights:
         Raises:
             WeightsError: an array is not finite real numbers or has a wrong shape.
         """
-        return NetworkWeights({name: _merged(name, weights) for name, weights in self.layers.items()})
+        return NetworkWeights(
+            {layer: _each_conv(weights, partial(_merged, layer)) for layer, weights in self.layers.items()}
+        )
 
 
 def fold(network: Network, weights: NetworkWeights) -> dict[str, Any]:
@@ -99,11 +104,14 @@ def _damped(conv: Conv, factor: float) -> Conv:
     return replace(conv, bn=bn)
 
 
-def _merged(layer: str, weights: Any) -> Any:
-    convs = {}
-    for field, conv in vars(weights).items():
-        if isinstance(conv, Conv):
-            name = f"{layer}.{field}"
-            weight, bias = (rounded(name, values, np.dtype(np.float32)) for values in conv.folded(name))
-            convs[field] = Conv(weight, bias)
+def _merged(layer: str, field: str, conv: Conv) -> Conv:
+    """The convolution with its BatchNorm folded into weight and bias."""
+    name = f"{layer}.{field}"
+    weight, bias = (rounded(name, values, np.dtype(np.float32)) for values in conv.folded(name))
+    return Conv(weight, bias)
+
+
+def _each_conv(weights: Any, change: Callable[[str, Conv], Conv]) -> Any:
+    """A layer's weights with ``change`` of field and convolution in the place of every convolution."""
+    convs = {field: change(field, conv) for field, conv in vars(weights).items() if isinstance(conv, Conv)}
     return replace(weights, **convs)

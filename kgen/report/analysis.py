@@ -14,6 +14,11 @@ from kgen.report.trials import StudyTrials, Trial, config_text
 TOP = 10
 _FEWEST = 10
 """Configs below which a parameter's importance would be chance."""
+COMPILING, SAMPLING, FAILING = "waiting for compilation", "sampling", "failing"
+MODELLING = "modelling configs that need no verifying"
+COMPILING_BESIDE = "compiling (beside the rest, in several processes)"
+_RUNNING = {True: "verifying and measuring", False: "verifying in the emulator"}
+"""By whether times are measured."""
 
 
 @dataclass(frozen=True)
@@ -98,29 +103,52 @@ def search_seconds(study: StudyTrials) -> float:
 
 
 def time_shares(study: StudyTrials) -> tuple[TimeShare, ...]:
-    """Where the search's seconds went: from one config's end to the next one's, by how that one ended.
+    """Where the search's seconds went, the most first, and what compiling took in processes of its own.
 
-    Compiling goes on in processes of its own; its seconds are theirs, and may be more than the search's.
+    From one config's end to the next one's, the search waited for the latter's compilation, ran it, and did the rest:
+    proposing configs and recording them. Older studies tell this whole time only, by how the latter ended.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
     before_s = 0.0
     timed = [(trial.search_s, trial) for trial in study.trials if trial.search_s is not None]
     for end_s, trial in sorted(timed, key=lambda pair: pair[0]):
-        seconds[_occupation(study, trial)] += end_s - before_s
+        for name, spent_s in _parts(study, trial, end_s - before_s):
+            seconds[name] += spent_s
         before_s = end_s
     total_s = search_seconds(study)
     shares = [TimeShare(name, spent, _ratio(spent, total_s)) for name, spent in seconds.items()]
     compiled_s = sum(trial.evaluation.compile_s or 0.0 for trial in study.trials)
-    beside = TimeShare("compiling (beside the rest, in several processes)", compiled_s, _ratio(compiled_s, total_s))
+    beside = TimeShare(COMPILING_BESIDE, compiled_s, _ratio(compiled_s, total_s))
     return (*sorted(shares, key=lambda one: -one.seconds), beside)
 
 
-def _occupation(study: StudyTrials, trial: Trial) -> str:
-    if not trial.ok:
-        return f"failing: {trial.evaluation.outcome.value}"
-    if not trial.evaluation.verified:
-        return "modelling configs that need no verifying"
-    return "verifying and measuring" if study.measured else "verifying in the emulator"
+def _parts(study: StudyTrials, trial: Trial, spent_s: float) -> list[tuple[str, float]]:
+    """What a trial's time from the end of the one before to its own went into."""
+    evaluation = trial.evaluation
+    running = _RUNNING[study.measured]
+    if evaluation.wait_s is None:
+        passed = running if evaluation.verified else MODELLING
+        return [(SAMPLING if not evaluation.compiled else passed if trial.ok else _failing(trial), spent_s)]
+    wait_s, run_s = evaluation.wait_s, evaluation.run_s or 0.0
+    rest = (SAMPLING, max(0.0, spent_s - wait_s - run_s))
+    return [rest, (COMPILING, wait_s), (running, run_s)] if trial.ok else [rest, (_failing(trial), wait_s + run_s)]
+
+
+def _failing(trial: Trial) -> str:
+    return f"{FAILING}: {trial.evaluation.outcome.value}"
+
+
+def time_groups(study: StudyTrials) -> tuple[TimeShare, ...]:
+    """The same as four at most: compiling, measuring (or verifying), sampling, all failures. None of older studies."""
+    if not study.split:
+        return ()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for share in time_shares(study):
+        if share.name != COMPILING_BESIDE:
+            seconds[share.name.partition(":")[0]] += share.seconds
+    order = (COMPILING, _RUNNING[study.measured], SAMPLING, FAILING)
+    total_s = search_seconds(study)
+    return tuple(TimeShare(name, seconds[name], _ratio(seconds[name], total_s)) for name in order if seconds[name])
 
 
 def importances(study: StudyTrials) -> tuple[Importance, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kgen.report.analysis import Step, best_so_far, importances, predictions, search_seconds, time_shares
+from kgen.report.analysis import Step, best_so_far, importances, predictions, search_seconds, time_groups, time_shares
 from kgen.report.trials import StudyTrials, Trial
 
 
@@ -31,6 +31,8 @@ class Bar:
 class Chart:
     """``points`` are scattered, or the corners of a falling staircase; ``bars`` lie below one another.
 
+    ``parts`` make up the whole of the x axis, and lie one after the other in a strip below it.
+
     ``name`` is a file's stem. ``until`` is where a staircase ends. ``log``: both axes are logarithmic, and a line shows
     where they are equal.
     """
@@ -42,6 +44,7 @@ class Chart:
     y_label: str = ""
     points: tuple[Point, ...] = ()
     bars: tuple[Bar, ...] = ()
+    parts: tuple[Bar, ...] = ()
     until: float = 0.0
     log: bool = False
 
@@ -77,9 +80,10 @@ def charts(study: StudyTrials) -> tuple[Chart, ...]:
 def _best(study: StudyTrials) -> list[Chart]:
     steps, last = best_so_far(study), study.trials[-1].number
     label = f"best latency, us{'' if study.measured else ' (modelled)'}"
-    by: list[tuple[str, str, Callable[[Step], float], float]] = [
-        ("trials", "trial", lambda step: step.number, last),
-        ("seconds", "seconds of searching", lambda step: step.seconds, search_seconds(study)),
+    spent = tuple(Bar(one.name, one.share) for one in time_groups(study))
+    by: list[tuple[str, str, Callable[[Step], float], float, tuple[Bar, ...]]] = [
+        ("trials", "trial", lambda step: step.number, last, ()),
+        ("seconds", "seconds of searching", lambda step: step.seconds, search_seconds(study), spent),
     ]
     return [
         Chart(
@@ -89,9 +93,10 @@ def _best(study: StudyTrials) -> list[Chart]:
             x_label=axis,
             y_label=label,
             points=tuple(Point(x(step), step.latency_us, step.number) for step in steps),
+            parts=parts,
             until=until,
         )
-        for name, axis, x, until in by
+        for name, axis, x, until, parts in by
     ]
 
 

@@ -11,6 +11,7 @@ from kgen.report.study import StudyReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 _SIZE_INCHES = (6.4, 4.2)
 _DPI = 160
@@ -31,7 +32,7 @@ def save_figures(report: StudyReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for chart in report.charts:
             figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-            _draw(chart, figure.subplots())
+            draw_chart(chart, figure)
             for suffix in ("png", "svg"):
                 path = folder / f"{chart.name}.{suffix}"
                 figure.savefig(path, dpi=_DPI)
@@ -41,6 +42,16 @@ def save_figures(report: StudyReport, folder: Path) -> list[Path]:
             f"--figures must be a writable folder, but {folder} is not ({error.strerror}); choose another"
         ) from error
     return written
+
+
+def draw_chart(chart: Chart, figure: FigureBase) -> None:
+    """Draw a chart into an empty figure, or into a part of one."""
+    if chart.parts:
+        axes, strip = figure.subplots(2, 1, height_ratios=(12, 1))
+        _draw_parts(chart, strip)
+    else:
+        axes = figure.subplots()
+    _draw(chart, axes)
 
 
 def _draw(chart: Chart, axes: Axes) -> None:
@@ -56,6 +67,7 @@ def _draw(chart: Chart, axes: Axes) -> None:
     axes.grid(alpha=0.3)
     if chart.kind == "steps":
         axes.step([*xs, chart.until], [*ys, ys[-1]], where="post", marker="o", markersize=3)
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         return
     axes.scatter(xs, ys, s=12, alpha=0.6)
@@ -66,3 +78,13 @@ def _draw(chart: Chart, axes: Axes) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
+
+
+def _draw_parts(chart: Chart, axes: Axes) -> None:
+    left = 0.0
+    for part in chart.parts:
+        axes.barh([0], [part.share], left=left, label=f"{part.label} {part.share:.0%}")
+        left += part.share
+    axes.set_xlim(0, left)
+    axes.set_axis_off()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(chart.parts), frameon=False, fontsize=7)

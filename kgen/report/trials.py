@@ -87,6 +87,11 @@ class StudyTrials:
         """Whether times come from a GPU, not from the model."""
         return self.device.ordinal is not None
 
+    @property
+    def split(self) -> bool:
+        """Whether trials record what they waited for and ran, which those of older studies do not."""
+        return any(trial.evaluation.wait_s is not None for trial in self.trials)
+
     @cached_property
     def passed(self) -> tuple[Trial, ...]:
         """Trials that ended well."""
@@ -143,7 +148,8 @@ def _trial(trial: FrozenTrial, about: About, study_name: str) -> Trial:
 def _check_figures(evaluation: Evaluation, search_s: Any) -> None:
     """Refuse what is no number, so that nothing after this has to ask."""
     of = evaluation
-    figures = [of.efficiency, of.predicted_us, of.compile_s, of.spill_bytes, of.error, search_s]
+    figures = [of.efficiency, of.predicted_us, of.compile_s, of.wait_s, of.run_s, of.spill_bytes]
+    figures += [of.error, search_s]
     figures += [*of.registers.values(), *(asdict(of.measured).values() if of.measured else ())]
     for figure in figures:
         if figure is not None and (not isinstance(figure, int | float) or not math.isfinite(figure)):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import readme_figures
 
-from kgen.analysis.gap import Mark, front, load_marks
+from kgen.analysis.gap import Mark, front, load_marks, load_network_marks
 from kgen.analysis.gap_plot import draw, heights
 from kgen.cli import main
 from kgen.errors import ProblemError
@@ -42,6 +43,53 @@ def test_the_shipped_data_by_hand() -> None:
     }
 
 
+ROW = {"network": "convfirst_tiny", "batch": 256, "flops": 2.3e12, "kgen_us": 5160.0, "peer": "convnext_tiny"}
+
+
+def networks(path: Path, **changes: Any) -> Path:
+    rows = [ROW | changes, ROW | {"network": "convfirst_base", "batch": 1}]
+    path.write_text(json.dumps({"environment": {"peak_flops": 1e15}, "rows": rows}))
+    return path
+
+
+def test_our_networks_are_marks_without_accuracy(tmp_path: Path) -> None:
+    (mark,) = load_network_marks(networks(tmp_path / "networks.json"), 256)
+    assert mark == Mark("convfirst_tiny", "kgen", 256, None, pytest.approx(2.3), 5.16)
+
+
+def test_benchmarks_write_the_fields_that_are_read() -> None:
+    """benchmarks/networks.py cannot be imported without a GPU."""
+    source = (Path(__file__).parents[2] / "benchmarks" / "networks.py").read_text(encoding="utf-8")
+    assert all(f'"{name}": ' in source for name in ROW)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "must have rows and an environment, but it lacks one; make it by benchmarks/networks.py"),
+        ('{"rows": [], "environment": {}}', "peak_flops of .* must be a positive number .* but got None"),
+        (
+            '{"rows": [{}], "environment": {"peak_flops": 1}}',
+            "network of row 0 in .* must be of type str, but",
+        ),
+        ('{"rows": [], "environment": {"peak_flops": 1}}', "--batch must be one of those in .* none, but got 256"),
+    ],
+)
+def test_bad_results_of_networks_are_named(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "networks.json"
+    path.write_text(text)
+    with pytest.raises(ProblemError, match=sentence):
+        load_network_marks(path, 256)
+
+
+def test_the_figure_has_our_networks_once_they_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme_figures, "NETWORKS", tmp_path / "missing.json")
+    peers = readme_figures.gap_marks()
+    assert "convfirst_tiny" not in {mark.model for mark in peers}
+    monkeypatch.setattr(readme_figures, "NETWORKS", networks(tmp_path / "networks.json"))
+    assert [mark.model for mark in readme_figures.gap_marks()[len(peers) :]] == ["convfirst_tiny"]
+
+
 def test_models_without_accuracy_lie_below_all_others() -> None:
     found = heights(MARKS)
     assert found[:4] == [82.0, 83.0, 84.0, 83.5] and found[4] < 81.0
@@ -53,6 +101,7 @@ def test_a_picture_names_every_model(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"gap.{suffix}"
     draw(MARKS, "title", out)
     assert out.stat().st_size > 2000
+    assert suffix == "png" or all(f"{mark.model}, a" in out.read_text() for mark in MARKS)
     with pytest.raises(ProblemError, match="--plot must name a file that can be written"):
         draw(MARKS, "title", tmp_path / "missing" / f"gap.{suffix}")
 
@@ -89,9 +138,10 @@ def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
         load_marks(path, 1)
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ours = ("--networks", str(networks(tmp_path / "networks.json")))
     for more in ((), ("--json",)):
-        monkeypatch.setattr(sys, "argv", ["kgen", "gap-plot", str(DATA), "--batch", "1", *more])
+        monkeypatch.setattr(sys, "argv", ["kgen", "gap-plot", str(DATA), "--batch", "1", *ours, *more])
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
@@ -100,4 +150,4 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
             gaps = {one["model"]: one["gap"] for one in json.loads(shown)}
             assert gaps["convnext_tiny"] == pytest.approx(0.5481 / (9e9 / 989.4e12 * 1e3))
         else:
-            assert "convnext_base" in shown and "ideal, actual" in shown
+            assert "convnext_base" in shown and "convfirst_base" in shown and "ideal, actual" in shown

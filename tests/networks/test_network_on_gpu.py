@@ -18,7 +18,6 @@ from kgen.networks import (
     layered,
     load,
     reference,
-    state_dict,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::kgen.runtime.KgenWarning")]
@@ -120,13 +119,11 @@ def test_ten_thousand_calls_of_four_threads() -> None:
 def test_tiny_is_as_exact_as_pytorch_in_float16() -> None:
     """On 64 images: twice the error of PyTorch's own float16 run, and the same class wherever the margin allows."""
     torch = pytest.importorskip("torch")
-    from kgen.torch import ConvFirstNet
+    from kgen.networks.contenders import stock as stock_of
 
     network = convfirst_tiny()
     weights = NetworkWeights.random(network, 2)
-    stock = ConvFirstNet(network.widths, network.depths)
-    stock.load_state_dict({n: torch.as_tensor(v) for n, v in state_dict(network, weights).items()}, strict=False)
-    stock = stock.cuda().eval()
+    stock = stock_of(network, weights).cuda().eval()
     x = torch.randn((64, 3, 224, 224), device="cuda", generator=torch.Generator("cuda").manual_seed(0)).half()
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -110,6 +110,21 @@ TRIALS = (
 """Trial 7 wins with 100 us; the default config, trial 0, takes 250 us; trial 8 has no plan."""
 
 
+def split(evaluation: Evaluation, wait_s: float, run_s: float | None = None) -> Evaluation:
+    """An evaluation that says what the search waited for and ran."""
+    return replace(evaluation, wait_s=wait_s, run_s=run_s)
+
+
+SPLIT = (
+    Told(DEFAULT.to_json(), split(passed(250, 200, 2), 2, 5), 10),
+    Told(replace(WINNER, cluster=8).to_json(), too_large("it needs too much shared memory"), 11),
+    Told(replace(WINNER, cluster=4).to_json(), split(failed(Outcome.WRONG_ANSWER, "it is wrong", 1), 1, 2), 15),
+    Told(SMALL.to_json(), split(failed(Outcome.COMPILE_FAILED, "it is odd", 1), 1), 16.5),
+    Told(WINNER.to_json(), split(passed(100, 120, 5), 0, 3), 20),
+)
+"""Of 20 s the search waits for 2, measures for 8, fails for 4, and does the rest in 6."""
+
+
 def write(storage: Path | str, trials: tuple[Told, ...] = TRIALS, name: str = "sample", device: Any = H200) -> str:
     """Write a study; returns its storage."""
     with open_study(str(storage), name) as study:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from report_samples import DEFAULT, MARKUP, PROBLEM, SCRIPT, WINNER, passed
+from kgen.search.storage import read_studies
+from report_samples import DEFAULT, MARKUP, PROBLEM, SCRIPT, SPLIT, WINNER, passed, write
 
 from kgen.blocks.convfirst import plan
-from kgen.report import StudyTrials
+from kgen.report import StudyTrials, read_study
 from kgen.report.analysis import (
     best_so_far,
     failures,
@@ -52,6 +54,31 @@ def test_time_is_attributed_to_how_configs_ended(study: StudyTrials) -> None:
         "failing: wrong_answer": (3, pytest.approx(3 / 46)),
         "compiling": (25, pytest.approx(25 / 46)),
     }
+
+
+def test_time_is_split_where_trials_say_what_they_waited_for_and_ran(tmp_path: Path) -> None:
+    (found,) = read_studies(write(tmp_path / "split.journal", SPLIT))
+    study = read_study(found)
+    shares = {one.name.partition(" (")[0]: (one.seconds, one.share) for one in time_shares(study)}
+    assert shares == {
+        "verifying and measuring": (8, pytest.approx(0.4)),
+        "sampling": (6, pytest.approx(0.3)),
+        "failing: wrong_answer": (3, pytest.approx(0.15)),
+        "waiting for compilation": (2, pytest.approx(0.1)),
+        "failing: compile_failed": (1, pytest.approx(0.05)),
+        "compiling": (9, pytest.approx(0.45)),
+    }
+    chart = next(one for one in charts(study) if one.name == "best-by-seconds")
+    assert [(part.label, part.share) for part in chart.parts] == [
+        ("waiting for compilation", pytest.approx(0.1)),
+        ("verifying and measuring", pytest.approx(0.4)),
+        ("sampling", pytest.approx(0.3)),
+        ("failing", pytest.approx(0.2)),
+    ]
+
+
+def test_an_older_study_has_no_parts(study: StudyTrials) -> None:
+    assert not study.split and all(not chart.parts for chart in charts(study))
 
 
 def test_failures_are_counted_by_kind(study: StudyTrials) -> None:

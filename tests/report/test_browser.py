@@ -11,11 +11,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kgen.search.storage import read_studies
+from report_samples import SPLIT, write
 
-from kgen.report import StudyTrials, analyse, render_page
+from kgen.report import StudyTrials, analyse, read_study, render_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LIMIT_S = 60
+COLOURS = {"light": "--blink-settings=preferredColorScheme=1", "dark": "--blink-settings=preferredColorScheme=0"}
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+"""Of the last run, to look at; git ignores them."""
+KEPT = Path(__file__).parents[2] / "benchmarks" / "studies" / "patchconv-nvidia-h200.journal"
+WIDTH, HEIGHT = 1100, 4800
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which the package chromium brings")
 
@@ -56,13 +63,13 @@ document.body.append(out);
 </script>"""
 
 
-def dump(page: str, folder: Path, *options: str) -> str:
-    """The document's source after its scripts have run."""
+def open_page(page: str, folder: Path, *options: str) -> str:
+    """Open a page, and return what the browser prints."""
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     profile = f"--user-data-dir={folder / 'profile'}"
     fixed = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", profile)
-    command = [str(CHROMIUM), *fixed, *options, "--dump-dom", path.as_uri()]
+    command = [str(CHROMIUM), *fixed, *options, path.as_uri()]
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True, env=environment)
     assert "CONSOLE" not in done.stderr, done.stderr
@@ -71,7 +78,7 @@ def dump(page: str, folder: Path, *options: str) -> str:
 
 def tell(study: StudyTrials, folder: Path, *options: str) -> dict[str, object]:
     page = render_page([analyse(study)]).replace("<title>", WATCH + "<title>").replace("</body>", ACT + "</body>")
-    (text,) = re.findall(r'<pre id="told">(.*?)</pre>', dump(page, folder, *options))
+    (text,) = re.findall(r'<pre id="told">(.*?)</pre>', open_page(page, folder, *options, "--dump-dom"))
     told: dict[str, object] = json.loads(html.unescape(text))
     return told
 
@@ -89,6 +96,24 @@ def test_a_reader_sorts_tables_and_sees_configs(study: StudyTrials, tmp_path: Pa
 
 def test_it_follows_the_readers_colours(study: StudyTrials, tmp_path: Path) -> None:
     light = tell(study, tmp_path)
-    dark = tell(study, tmp_path, "--blink-settings=preferredColorScheme=0")
+    dark = tell(study, tmp_path, COLOURS["dark"])
     assert (light["dark"], dark["dark"]) == (False, True)
     assert (light["paper"], dark["paper"]) == ("rgb(255, 255, 255)", "rgb(20, 24, 28)")
+
+
+@pytest.mark.parametrize("colours", COLOURS)
+def test_a_screenshot_is_kept_to_look_at(colours: str, tmp_path: Path) -> None:
+    """Of a real study: ink all over the page, in the reader's colours."""
+    image = pytest.importorskip("matplotlib.image", reason="needs matplotlib, which the extra plot brings")
+    (study,) = read_studies(write(tmp_path / "split.journal", SPLIT))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / f"report-{colours}.png"
+    page = render_page([analyse(read_study(one)) for one in (study, *read_studies(str(KEPT)))])
+    size = f"--window-size={WIDTH},{HEIGHT}"
+    open_page(page, tmp_path, COLOURS[colours], "--hide-scrollbars", size, f"--screenshot={path}")
+    pixels = image.imread(path)
+    assert pixels.shape[:2] == (HEIGHT, WIDTH)
+    paper = pixels[0, 0, :3]
+    assert (paper.min() > 0.9) if colours == "light" else (paper.max() < 0.2)
+    bands = (abs(pixels[:, :, :3] - paper) > 0.2).any(axis=2).reshape(HEIGHT // 400, -1).mean(axis=1)
+    assert all(0.002 < band < 0.3 for band in bands), bands

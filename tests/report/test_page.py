@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from kgen.search.storage import read_studies
-from report_samples import H200, MARKUP, SCRIPT, TRIALS, WINNER, Told, passed, write
+from report_samples import H200, MARKUP, SCRIPT, SPLIT, TRIALS, WINNER, Told, passed, write
 
 from kgen.report import StudyTrials, analyse, read_study, render_page
 from kgen.report.scales import Scale, label, scale
@@ -101,6 +101,20 @@ def test_charts_are_drawn_to_scale(study: StudyTrials) -> None:
     assert [tick.text for tick in drawing.y_ticks] == ["0", "100", "200"]
     assert f'<circle cx="{x.at(40):.1f}" cy="{y.at(100):.1f}" r="3" data-t="7"/>' in drawing.marks
     assert f"H{x.at(40):.1f}V{y.at(100):.1f}H{x.at(46):.1f}" in drawing.marks
+
+
+def test_the_best_so_far_by_seconds_shows_where_they_went(study: StudyTrials, tmp_path: Path) -> None:
+    (found,) = read_studies(write(tmp_path / "split.journal", SPLIT))
+    page = render_page([analyse(read_study(found))])
+    assert re.findall(r"<li>(.*?) (\d+)%</li>", page) == [
+        ("waiting for compilation", "10"),
+        ("verifying and measuring", "40"),
+        ("sampling", "30"),
+        ("failing", "20"),
+    ]
+    assert page.count('<i style="flex-grow: ') == 4 and "and sampling, which is" in page
+    old = render_page([analyse(study)])
+    assert "<i style" not in old and "waiting for its compilation included, by how it ended" in old
 
 
 def test_scales() -> None:

@@ -179,7 +179,7 @@ def test_calls_keep_no_memory():
     before = torch.cuda.memory_allocated()
     for _ in range(10):
         model(x)
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() <= before  # less, where something earlier is let go
 
 
 def test_the_report_names_configs_of_this_gpu():
