@@ -59,7 +59,7 @@ class ShadowSampler(SpaceSampler):
         self._sides = make(seed)
         self._shadows = {
             side: optuna.create_study(direction="maximize", sampler=make(seed + 1 + number))
-            for number, side in enumerate(space.extents)
+            for number, side in enumerate(space.choices)
         }
         self._asked: dict[int, optuna.Trial] = {}
         for trial in study.get_trials(deepcopy=False, states=ENDED):

@@ -189,7 +189,9 @@ def legal_space(problem: TunedProblem, device: Device, choices: Choices, seeds: 
         raise InfeasibleError(empty[0].rule, f"{problem} must have a legal config on {device.name}, but: {reasons}")
     configs = [*seeds, *(config for side in listed.values() for config in side)]
     near = partial(_neighbours, problem, device)
-    space = Space(kind.config_from_json, {side: choices[side] for side in listed}, configs, extents, near, seed)
+    # All sides that a config can be made for, listed or not: Optuna wants the same choices of a study's every trial.
+    whole = {side: fields for side, fields in choices.items() if all(fields.values())}
+    space = Space(kind.config_from_json, whole, configs, extents, near, seed)
     for config in seeds:
         space.grow(config)
     return space
