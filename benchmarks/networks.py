@@ -1,5 +1,6 @@
 """Measures whole networks: ConvFirst by kgen against ConvNeXt and against itself under torch.compile, in one run.
 
+A third way to run ConvFirst is the stock module under torch.compile with kgen's blocks in it (kgen.torch.accelerate).
 All run as CUDA graphs that rotate through several inputs, and are timed turn by turn. ConvNeXt is timm's, with random
 weights, as the times of dense layers do not depend on them; of Inductor's variants (modes max-autotune and default,
 channels_last and contiguous) the fastest counts. ConvFirst's variants are kgen's own, with ConvNeXt's widths and
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from kgen.networks import Network, NetworkWeights, describe, load, variant
 from kgen.networks.account import account
 from kgen.networks.contenders import stock
 from kgen.render import family_digest
+from kgen.torch import accelerate
 
 OUT = Path(__file__).parent / "results" / "networks-nvidia-h200.json"
 PEERS = {
@@ -40,8 +44,11 @@ PEERS = {
     "convfirst_base": "convnext_base",
     "convfirst_narrow": "convnext_tiny",
 }
+ACCELERATED = "accelerated"
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 SIZE = 224
+CHECKED = 8
+"""Images of a batch whose logits are compared with float64's."""
 
 
 def inputs_of(batch: int, copies: int, layout: torch.memory_format) -> list[torch.Tensor]:
@@ -53,12 +60,16 @@ def inputs_of(batch: int, copies: int, layout: torch.memory_format) -> list[torc
     ]
 
 
-def compiled(name: str, module: torch.nn.Module, batch: int, copies: int, modes: list[str]) -> Iterator[Runner]:
-    for layout_name, layout in LAYOUTS.items():
-        placed = module.cuda().half().to(memory_format=layout)
+def compiled(
+    name: str, make: Callable[[], torch.nn.Module], batch: int, copies: int, modes: list[str], layouts: Iterable[str]
+) -> Iterator[Runner]:
+    """Inductor's variants, each to be captured before the next is asked for, which resets the compiler."""
+    for layout_name in layouts:
+        layout = LAYOUTS[layout_name]
+        module = make().cuda().half().eval().to(memory_format=layout)
         for mode in modes:
             torch._dynamo.reset()
-            function = torch.compile(placed, mode=MODES[mode], dynamic=False)
+            function = torch.compile(module, mode=MODES[mode], dynamic=False)
             yield Runner(f"{name} inductor {mode} {layout_name}", function, inputs_of(batch, copies, layout))
 
 
@@ -73,18 +84,26 @@ def measure_row(network: Network, batch: int, device: Device, modes: list[str]) 
         warnings.simplefilter("always")
         ours = Runner("kgen", model, inputs_of(batch, copies, torch.channels_last))
         contenders = [(ours, captured(ours, stream))]
-    peer = timm.create_model(PEERS[network.name], num_classes=network.classes).eval()
-    parameters = sum(one.numel() for one in peer.parameters())
-    for name, module in ((PEERS[network.name], peer), (network.name, stock(network, weights).eval())):
-        for runner in compiled(name, module, batch, copies, modes):
-            contenders.append((runner, captured(runner, stream)))
+    peer = partial(timm.create_model, PEERS[network.name], num_classes=network.classes)
+    for runner in chain(
+        compiled(PEERS[network.name], peer, batch, copies, modes, LAYOUTS),
+        compiled(network.name, partial(stock, network, weights), batch, copies, modes, LAYOUTS),
+        compiled(ACCELERATED, partial(accelerated, network, weights), batch, copies, modes, ["channels_last"]),
+    ):
+        contenders.append((runner, captured(runner, stream)))
     with torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)):
         timings = time_interleaved([replay for _, replay in contenders], stream, budget_s=0.5 * len(contenders))
     times_us = {runner.name: timing.median_us for (runner, _), timing in zip(contenders, timings, strict=True)}
+    truth = stock(network, weights).cuda().double().eval()(ours.inputs[0][:CHECKED].double())
     described = describe(network, size=SIZE, batch=batch)
     return row_of(network.name, batch, times_us) | {
+        "errors": {
+            runner.name: error(runner, truth)
+            for runner, _ in contenders
+            if not runner.name.startswith(f"{PEERS[network.name]} ")
+        },
         "parameters": described.parameters,
-        "peer_parameters": parameters,
+        "peer_parameters": sum(one.numel() for one in peer().parameters()),
         "flops": described.flops,
         "efficiency": round(efficiency(described.flops, times_us["kgen"], device), 4),
         "memory_bytes": model.memory_bytes,
@@ -95,13 +114,27 @@ def measure_row(network: Network, batch: int, device: Device, modes: list[str]) 
     }
 
 
+def accelerated(network: Network, weights: NetworkWeights) -> torch.nn.Module:
+    """The stock module with kgen's blocks in the place of all of its own."""
+    module = stock(network, weights).eval()
+    report = accelerate(module)
+    assert all(row.replaced for row in report.rows), str(report)
+    return module
+
+
+def error(runner: Runner, truth: torch.Tensor) -> float:
+    """Relative L2 error of the first images' logits against float64."""
+    logits = runner.outputs[0][:CHECKED].double()
+    return float((logits - truth).norm() / truth.norm())
+
+
 def row_of(name: str, batch: int, times_us: dict[str, float]) -> dict[str, Any]:
     """Times and ratios against the fastest variant of ConvNeXt, and of the same network."""
 
     def best(prefix: str) -> str:
         return min((one for one in times_us if one.startswith(f"{prefix} ")), key=times_us.__getitem__)
 
-    peer, same = best(PEERS[name]), best(name)
+    peer, same, blocks = best(PEERS[name]), best(name), best(ACCELERATED)
     return {
         "network": name,
         "batch": batch,
@@ -112,6 +145,8 @@ def row_of(name: str, batch: int, times_us: dict[str, float]) -> dict[str, Any]:
         "same": same,
         "same_us": round(times_us[same], 2),
         "same_ratio": round(times_us[same] / times_us["kgen"], 3),
+        "accelerated_us": round(times_us[blocks], 2),
+        "accelerated_ratio": round(times_us[same] / times_us[blocks], 3),
         "images_per_s": round(batch / times_us["kgen"] * 1e6),
         "times_us": {one: round(us, 2) for one, us in times_us.items()},
     }
@@ -142,7 +177,8 @@ def main() -> None:
             save(options.out, described, [row], ("network", "batch"), lambda one: (one["network"], -one["batch"]))
             print(
                 f"{name} batch {batch}: kgen {row['kgen_us']:.0f} us, {row['peer']} {row['peer_us']:.0f} us, ratio "
-                f"{row['ratio']:.2f}; itself under Inductor {row['same_ratio']:.2f}",
+                f"{row['ratio']:.2f}; itself under Inductor {row['same_ratio']:.2f}; with kgen's blocks, Inductor is "
+                f"{row['accelerated_ratio']:.2f} times as fast",
                 flush=True,
             )
 

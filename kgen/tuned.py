@@ -14,6 +14,7 @@ from kgen.blocks import family
 from kgen.devices import Device
 from kgen.env import atomic_write, nvrtc_version, user_tuned_dir, version
 from kgen.errors import InfeasibleError, ProblemError, TunedConfigError
+from kgen.machine import Config
 from kgen.tuned_file import Environment, Measurement, TunedEntry, TunedFile, TunedProblem, load_file, order
 
 __all__ = [
@@ -134,6 +135,27 @@ def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) ->
     return next((found[i] for i in ranked if _feasible(found[i], device)), None)
 
 
+def near(problem: TunedProblem, device: Device, folder: Path | None, count: int) -> list[Config]:
+    """Configs of ``count`` entries of the nearest problems, this GPU's and others', that can run ``problem`` here.
+
+    Nearest first, and among equals this GPU's; stale ones too.
+
+    Raises:
+        TunedConfigError: one of the files is corrupt.
+    """
+    paths = {path: path == _file(path.parents[1], problem, device) for path in _siblings(problem, folder)}
+    found = [(entry, own) for path, own in paths.items() for entry in load_file(path).entries if not entry.failed]
+    found.sort(key=lambda pair: (_distance(problem, pair[0].problem), not pair[1], order(pair[0].problem)))
+    configs = dict.fromkeys(entry.config for entry, _ in found if _runs(entry.config, problem, device))
+    return list(configs)[:count]
+
+
+def _siblings(problem: TunedProblem, folder: Path | None) -> list[Path]:
+    """The block's file of every GPU, folder by folder."""
+    places = (place for place in (folder, user_tuned_dir(), packaged_dir()) if place is not None)
+    return [path for place in places for path in sorted((place / problem.family).glob("[!.]*.json"))]
+
+
 def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) -> bool:
     """Whether there is a fresh config of this very problem; for a GPU of this machine, a measured one.
 
@@ -179,8 +201,12 @@ def _distance(one: TunedProblem, other: TunedProblem) -> float:
 
 
 def _feasible(found: Lookup, device: Device) -> bool:
+    return _runs(found.entry.config, found.asked, device)
+
+
+def _runs(config: Config, problem: TunedProblem, device: Device) -> bool:
     try:
-        family(found.asked.family).plan(found.asked, found.entry.config, device)
+        family(problem.family).plan(problem, config, device)
     except (InfeasibleError, ProblemError):
         return False
     return True

@@ -19,7 +19,7 @@ from kgen.search.helpers import Helpers
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
-from kgen.search.samplers import make_sampler
+from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
 from kgen.search.shared import SharedStudy
 from kgen.search.space import Choices, Space, legal_space
 from kgen.search.storage import join_study, open_study, place_of
@@ -36,7 +36,10 @@ from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
-FAVOURITES = 24
+FAVOURITES, _FIRST = 24, 4
+"""Favourites of the performance model that are listed with their neighbours, and those of them that are tried first."""
+_NEAR = 4
+"""Tuned configs that are tried first."""
 _MOST_AHEAD = 8
 
 
@@ -69,6 +72,7 @@ def tune(
     timeout_s: float,
     out: Path | None = None,
     storage: str | None = None,
+    sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     progress: Report = silent,
 ) -> TunedEntry:
@@ -81,13 +85,21 @@ def tune(
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
-        StudyError: the storage cannot be used, or no config passed.
+        StudyError: the storage or the sampler cannot be used, or no config passed.
         TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
         CompileError: the compiler, or the emulator's host compiler, is missing.
         ProblemError: ``trials`` or ``timeout_s`` is not positive.
     """
     return find(
-        problem, device, trials=trials, timeout_s=timeout_s, out=out, storage=storage, seed=seed, progress=progress
+        problem,
+        device,
+        trials=trials,
+        timeout_s=timeout_s,
+        out=out,
+        storage=storage,
+        sampler=sampler,
+        seed=seed,
+        progress=progress,
     ).entry
 
 
@@ -100,28 +112,27 @@ def find(
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     progress: Report,
 ) -> Found:
     """:func:`tune`, which says more of what it found, and may search on ``others`` too, of the same GPU model."""
     check_limits(trials, timeout_s)
+    check_sampler(sampler)
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
-    seeds = [
-        *_tuned_before(problem, device, out),
-        kind.default_config(problem, device),
-        *kind.favourites(problem, device, FAVOURITES),
-    ]
+    seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     name = _study_name(saver, choices)
     cores = max(1, (os.cpu_count() or 1) // (1 + len(others)))
     limits = Limits(trials, timeout_s, ahead_of(cores))
-    task = _Task(problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, cores, seed)
+    task = _Task(problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, cores, sampler, seed)
     with open_study(storage, name) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
         with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save) as search:
-            search.seed(seeds)
+            near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
+            search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
             try:
                 search.run()
                 helpers.wait()
@@ -146,6 +157,7 @@ class _Task:
     name: str
     limits: Limits
     cores: int
+    sampler: str
     seed: int
 
 
@@ -165,7 +177,7 @@ def _prepared(
     space = legal_space(problem, device, task.choices, task.seeds, task.seed)
     space.add(_waiting(study, space))
     # A resumed search must not draw again what it drew before.
-    study.sampler = make_sampler(space, study, task.seed + len(study.get_trials(deepcopy=False)))
+    study.sampler = make_sampler(task.sampler, space, study, plan, task.seed + len(study.get_trials(deepcopy=False)))
     with CompilePool(task.cores) as pool, Worker(device) as worker:
         bench = Bench(device, pool, worker)
         yield Search(study, space, plan, bench, history, task.limits, report=progress, improved=improved)
@@ -216,12 +228,6 @@ class _Saver:
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             template_digest=template_digest(best.config.template),
         )
-
-
-def _tuned_before(problem: TunedProblem, device: Device, folder: Path | None) -> list[Config]:
-    """The config that a look-up would give today, stale or of a near problem though it may be."""
-    found = tuned.lookup(problem, device, folder)
-    return [found.entry.config] if found is not None else []
 
 
 def _waiting(study: optuna.Study, space: Space) -> list[Config]:

@@ -115,6 +115,7 @@ BAD = {
     "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
     "record without a GPU": (("record", *SMALL), "a space is recorded on a local GPU, but h200 names a datasheet"),
     "batches": (("record", *SMALL, "--batches", "1;2"), "--batches must be integers with commas between"),
+    "sampler": (("tune", *SMALL, "--sampler", "best"), "sampler must be one of kgen, tpe, random, gp, cmaes"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
     "timeout": (("tune", *SMALL, "--timeout", "-1"), "timeout must be greater than 0"),
     "config text": (("explain", *SMALL, "--config", '{"stages": '), "--config must be JSON"),

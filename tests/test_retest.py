@@ -195,6 +195,13 @@ def test_tuning_again_puts_a_problem_back_in_service(tmp_path: Path) -> None:
     assert [one.failed for one in load_file(path).entries] == [None] * 3
 
 
+def test_no_search_begins_at_a_failed_entry(tmp_path: Path) -> None:
+    path = save(sample(PROBLEMS[0]), LOCAL, tmp_path)
+    assert tuned.near(PROBLEMS[0], LOCAL, tmp_path, 4) == [load_file(path).entries[0].config]
+    tuned.take_out_of_service(load_file(path).entries[0], path, "it is bad")
+    assert tuned.near(PROBLEMS[0], LOCAL, tmp_path, 4) == []
+
+
 @pytest.fixture
 def kgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> tuple[int, str, str]:

@@ -29,6 +29,7 @@ def tune_network(
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     as_json: bool,
 ) -> bool:
@@ -55,6 +56,7 @@ def tune_network(
                     timeout_s=timeout_s,
                     out=out,
                     storage=storage,
+                    sampler=sampler,
                     seed=seed,
                     progress=report,
                 )

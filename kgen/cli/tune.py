@@ -44,6 +44,7 @@ Storage = Annotated[
         help="Journal file of the study (default: in the user's cache), or URL of a database, which machines can share."
     ),
 ]
+Sampler = Annotated[str, typer.Option(help="What proposes configs: kgen, tpe, random, gp or cmaes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
 
 
@@ -67,6 +68,7 @@ def _tune_all(
     gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +78,7 @@ def _tune_all(
         from kgen.cli.replay import tune_replayed
 
         limits = {"trials": MEASURED_TRIALS, "timeout_s": MEASURED_TIMEOUT_S} | _given(trials, timeout)
-        tune_replayed(replay, **limits, seed=seed, as_json=as_json)
+        tune_replayed(replay, **limits, sampler=sampler, seed=seed, as_json=as_json)
         return
     if network is None:
         raise ProblemError(
@@ -89,8 +91,8 @@ def _tune_all(
     limits = _limits(target, trials, timeout)
     kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
     whole = replace(variant(network), **kind)
-    search: dict[str, Any] = {"others": others, "out": out, "storage": storage, "seed": seed, "as_json": as_json}
-    if not tune_network(whole, batch, size, target, **limits, **search):
+    search: dict[str, Any] = {"others": others, "out": out, "storage": storage, "sampler": sampler, "seed": seed}
+    if not tune_network(whole, batch, size, target, **limits, **search, as_json=as_json):
         raise typer.Exit(INTERRUPTED)
 
 
@@ -118,6 +120,7 @@ def _tune(
     gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -134,6 +137,7 @@ def _tune(
                 **_limits(target, trials, timeout),
                 out=out,
                 storage=storage,
+                sampler=sampler,
                 seed=seed,
                 progress=progress,
             )

@@ -73,8 +73,9 @@ def test_what_is_not_tuned_or_stale_has_no_time(tmp_path: Path) -> None:
 
 
 def run(out: Path, as_json: bool = False) -> bool:
+    limits = {"trials": 3, "timeout_s": 9.0}
     return command.tune_network(
-        NETWORK, 2, 8, H200, others=[H200], trials=3, timeout_s=9.0, out=out, storage=None, seed=5, as_json=as_json
+        NETWORK, 2, 8, H200, others=[H200], **limits, out=out, storage=None, sampler="tpe", seed=5, as_json=as_json
     )
 
 
@@ -84,7 +85,7 @@ def test_a_network_is_tuned_problem_by_problem_and_only_once(
     asked: list[Any] = []
 
     def find(problem: Any, device: Any, *, out: Path, progress: Any, **rest: Any) -> None:
-        assert rest == {"others": [H200], "trials": 3, "timeout_s": 9.0, "storage": None, "seed": 5}
+        assert rest == {"others": [H200], "trials": 3, "timeout_s": 9.0, "storage": None, "sampler": "tpe", "seed": 5}
         assert device is H200
         asked.append(problem)
         save(problem, out, 10.0)

@@ -203,7 +203,7 @@ def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker],
 
 def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    only = {"timeout_s": 60, "out": out, "seed": 0, "progress": silent}
+    only = {"timeout_s": 60, "out": out, "sampler": "kgen", "seed": 0, "progress": silent}
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
     first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
     fakes.latency_us = 50.0
@@ -229,8 +229,8 @@ def test_of_two_tuners_of_a_problem_the_slower_never_replaces_the_faster(
         return Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None
 
     fakes.answer = staticmethod(answer)
-    slower = {"timeout_s": 60, "out": out, "storage": str(tmp_path / "1"), "seed": 0, "progress": silent}
-    found = find(PROBLEM, LOCAL, trials=4, **slower)
+    slower = {"timeout_s": 60, "out": out, "storage": str(tmp_path / "1"), "sampler": "kgen", "seed": 0}
+    found = find(PROBLEM, LOCAL, trials=4, progress=silent, **slower)
     assert found.kept is not None and found.kept.measured is not None and found.kept.measured.median_us == 2.0
     assert [one["measured"]["median_us"] for one in entries(out)] == [2.0]
 
@@ -291,7 +291,7 @@ def forked(fakes: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def find_on_two(tmp_path: Path, trials: int, *, timeout_s: float = 60, **more: Any) -> Found:
     others, out = [replace(LOCAL, ordinal=1)], tmp_path / "out"
-    only = {"timeout_s": timeout_s, "seed": 0, "progress": silent, "storage": None} | more
+    only = {"timeout_s": timeout_s, "seed": 0, "progress": silent, "storage": None, "sampler": "kgen"} | more
     return find(PROBLEM, LOCAL, others=others, trials=trials, out=out, **only)
 
 
@@ -441,8 +441,14 @@ def test_a_search_without_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
-    only = {"timeout_s": 120, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal"), "seed": 0}
-    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, progress=silent, **only)
+    only = {
+        "timeout_s": 120,
+        "out": tmp_path / "out",
+        "storage": str(tmp_path / "a.journal"),
+        "sampler": "kgen",
+        "seed": 0,
+    }
+    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, **where, **only)
     assert 6 <= found.entry.trials <= 7
     (study,) = read_studies(str(tmp_path / "a.journal"))
     asked = {trial.user_attrs[PROCESS] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
@@ -463,8 +469,14 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_search_with_two_gpus(tmp_path: Path) -> None:
     problem, (first, second) = ConvFirst(4, 14, 14, 64), local_devices()[:2]
-    only = {"timeout_s": 200, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal"), "seed": 0}
-    found = find(problem, first, others=[second], trials=60, progress=silent, **only)
+    only = {
+        "timeout_s": 200,
+        "out": tmp_path / "out",
+        "storage": str(tmp_path / "a.journal"),
+        "sampler": "kgen",
+        "seed": 0,
+    }
+    found = find(problem, first, others=[second], trials=60, **where, **only)
     (study,) = read_studies(str(tmp_path / "a.journal"))
     ended = study.get_trials(states=(TrialState.COMPLETE,))
     assert len({trial.user_attrs[PROCESS] for trial in ended}) == 2
