@@ -448,7 +448,7 @@ def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
         "sampler": "kgen",
         "seed": 0,
     }
-    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, **where, **only)
+    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, progress=silent, **only)
     assert 6 <= found.entry.trials <= 7
     (study,) = read_studies(str(tmp_path / "a.journal"))
     asked = {trial.user_attrs[PROCESS] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
@@ -476,7 +476,7 @@ def test_a_search_with_two_gpus(tmp_path: Path) -> None:
         "sampler": "kgen",
         "seed": 0,
     }
-    found = find(problem, first, others=[second], trials=60, **where, **only)
+    found = find(problem, first, others=[second], trials=60, progress=silent, **only)
     (study,) = read_studies(str(tmp_path / "a.journal"))
     ended = study.get_trials(states=(TrialState.COMPLETE,))
     assert len({trial.user_attrs[PROCESS] for trial in ended}) == 2
