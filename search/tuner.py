@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -115,8 +115,12 @@ def find(
     sampler: str,
     seed: int,
     progress: Report,
+    bench: Bench | None = None,
 ) -> Found:
-    """:func:`tune`, which says more of what it found, and may search on ``others`` too, of the same GPU model."""
+    """:func:`tune`, which says more of what it found, and may search on ``others`` too, of the same GPU model.
+
+    ``bench`` is the device's of :func:`open_bench`, for several searches one after the other.
+    """
     check_limits(trials, timeout_s)
     check_sampler(sampler)
     _check_tools(device)
@@ -125,12 +129,13 @@ def find(
     seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     name = _study_name(saver, choices)
-    cores = max(1, (os.cpu_count() or 1) // (1 + len(others)))
-    limits = Limits(trials, timeout_s, ahead_of(cores))
-    task = _Task(problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, cores, sampler, seed)
+    limits = Limits(trials, timeout_s, ahead_of(cores_of(others)))
+    task = _Task(
+        problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, tuple(others), sampler, seed
+    )
     with open_study(storage, name) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
-        with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save) as search:
+        with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save, bench) as search:
             near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
             search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
             try:
@@ -156,7 +161,7 @@ class _Task:
     where: str
     name: str
     limits: Limits
-    cores: int
+    others: tuple[Device, ...]
     sampler: str
     seed: int
 
@@ -167,8 +172,24 @@ def _help(task: _Task) -> None:
 
 
 @contextmanager
+def open_bench(device: Device, others: Sequence[Device] = ()) -> Iterator[Bench]:
+    """What compiles and evaluates candidates on a device, beside tuners of ``others``; it takes seconds to start."""
+    with CompilePool(cores_of(others)) as pool, Worker(device) as worker:
+        yield Bench(device, pool, worker)
+
+
+def cores_of(others: Sequence[Device]) -> int:
+    """Cores that one tuner has when others search beside it."""
+    return max(1, (os.cpu_count() or 1) // (1 + len(others)))
+
+
+@contextmanager
 def _prepared(
-    study: SharedStudy, task: _Task, progress: Report, improved: Callable[[Search], object]
+    study: SharedStudy,
+    task: _Task,
+    progress: Report,
+    improved: Callable[[Search], object],
+    bench: Bench | None = None,
 ) -> Iterator[Search]:
     problem, device = task.problem, task.device
     About(problem, device).join(study)
@@ -178,9 +199,8 @@ def _prepared(
     space.add(_waiting(study, space))
     # A resumed search must not draw again what it drew before.
     study.sampler = make_sampler(task.sampler, space, study, plan, task.seed + len(study.get_trials(deepcopy=False)))
-    with CompilePool(task.cores) as pool, Worker(device) as worker:
-        bench = Bench(device, pool, worker)
-        yield Search(study, space, plan, bench, history, task.limits, report=progress, improved=improved)
+    with nullcontext(bench) if bench else open_bench(device, task.others) as used:
+        yield Search(study, space, plan, used, history, task.limits, report=progress, improved=improved)
 
 
 class _Saver:

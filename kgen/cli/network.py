@@ -38,16 +38,18 @@ def tune_network(
     Raises:
         what :func:`kgen.search.find` raises.
     """
-    from kgen.search import SearchInterrupted, find, one_of, silent, terminal_progress
+    from kgen.search import SearchInterrupted, find, one_of, open_bench, silent, terminal_progress
 
     problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
     missing = [problem for problem in problems if not is_tuned(problem, device, out)]
     if len(missing) < len(problems):
         print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
-    with nullcontext(silent) if as_json else terminal_progress() as progress:
-        for i, problem in enumerate(missing):
-            report = one_of(len(missing), i, progress)
-            try:
+    try:
+        with (
+            nullcontext(silent) if as_json else terminal_progress() as progress,
+            open_bench(device, others) if missing else nullcontext() as bench,
+        ):
+            for i, problem in enumerate(missing):
                 find(
                     problem,
                     device,
@@ -58,10 +60,11 @@ def tune_network(
                     storage=storage,
                     sampler=sampler,
                     seed=seed,
-                    progress=report,
+                    progress=one_of(len(missing), i, progress),
+                    bench=bench,
                 )
-            except SearchInterrupted:
-                return False
+    except SearchInterrupted:
+        return False
     found = account(network, batch, size, device, out)
     if as_json:
         print_json(_document(found))

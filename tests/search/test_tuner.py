@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, shared, silent, tune, tuner
+from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, open_bench, shared, silent, tune, tuner
 from kgen.search.about import About
 from kgen.search.shared import PROCESS
 from kgen.search.storage import open_study, read_studies
@@ -199,6 +199,17 @@ def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker],
     assert (tmp_path / "out" / FILE).read_bytes() == before
     tune(replace(PROBLEM, batch=2), NAMED, trials=2, timeout_s=60, out=tmp_path / "out")
     assert len(entries(tmp_path / "out")) == 2
+
+
+def test_searches_one_after_the_other_may_share_a_bench(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    only = {"timeout_s": 60, "sampler": "kgen", "seed": 0, "progress": silent, "out": tmp_path, "storage": None}
+    with open_bench(LOCAL) as bench:
+        worker = bench._worker
+        for batch in (1, 2):
+            found = find(replace(PROBLEM, batch=batch), LOCAL, trials=3, bench=bench, **only)
+            assert found.entry.trials == 3
+        assert isinstance(worker, FakeWorker) and worker.jobs == 6
+    assert len(entries(tmp_path)) == 2
 
 
 def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
