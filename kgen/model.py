@@ -3,7 +3,7 @@
 Each kernel's work items spread over the SMs in waves. An item costs the slowest of its units (tensor cores, shared
 memory, special functions, L2) plus a share of the others, more of it the fewer warps there are to overlap them, plus a
 latency per pipeline step, which CTAs side by side on an SM hide from one another. The chip's DRAM and L2 bandwidth
-bound the whole kernel from below. The constants were fitted by hand to measurements on an H200.
+bound the whole kernel from below.
 """
 
 from __future__ import annotations
@@ -15,20 +15,36 @@ from kgen.compile import Resources
 from kgen.devices import Device
 from kgen.machine import RATES, KernelPlan, Program, Unit
 
-_MMA_SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.5}
+_MMA_SHARE = {"sm_90": 0.62, "sm_100": 0.5}
 """Share of the peak rate that mma.sync can reach where the peak belongs to another instruction (wgmma, tcgen05)."""
-_WGMMA_SHARE = 0.9
-"""Share of the peak rate that wgmma can reach."""
-_SHARED_BYTES_PER_CLOCK = 128
-_SPECIAL_PER_CLOCK = 16
-_L2_BYTES_PER_CLOCK = 64
-_L2_TO_DRAM_BANDWIDTH = 1.3
-_WARPS_TO_OVERLAP = 12
 _GPC_SMS = 17
 """SMs among which a cluster of more than a pair must lie: 15 clusters of 8, 30 of 4, 17 of 6 fit an H200 at once."""
-_STEP_CLOCKS = 450
-_LAUNCH_US = 1.6
-_SPILL_BYTES_TO_DOUBLE = 256
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the model cannot know of a GPU without measurements; rates are of an SM and a clock."""
+
+    mma_share: float = 1.0
+    """Of the peak rate, that mma.sync can reach."""
+    wgmma_share: float = 0.9
+    shared_bytes: float = 128.0
+    special: float = 16.0
+    l2_bytes: float = 64.0
+    l2_to_dram: float = 1.3
+    """Bandwidth of L2 over that of DRAM, of the chip."""
+    warps_to_overlap: float = 12.0
+    """Of an SM, that hide nearly all of the lesser units."""
+    least_exposed: float = 0.25
+    """Share of the lesser units that is never hidden."""
+    step_clocks: float = 450.0
+    launch_us: float = 1.6
+    spill_bytes_to_double: float = 256.0
+
+
+def constants_of(device: Device) -> Constants:
+    """The constants for a device, fitted by hand on an H200."""
+    return Constants(mma_share=_MMA_SHARE.get(device.arch, 1.0))
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class KernelTerms:
 
     ``units_us`` is the time of each unit of an SM, ``exposed`` the share of the lesser ones that the slowest does not
     hide, ``steps_us`` the latency of pipeline steps; together they make ``sm_us``. ``dram_us`` and ``l2_us`` bound the
-    chip. Spills multiply the greatest of the three by ``spill_factor``.
+    chip. Spills multiply the greatest of the three by ``spill_factor``; ``launch_us`` comes on top.
     """
 
     symbol: str
@@ -47,6 +63,7 @@ class KernelTerms:
     dram_us: float
     l2_us: float
     spill_factor: float
+    launch_us: float
 
     @property
     def sm_us(self) -> float:
@@ -57,7 +74,7 @@ class KernelTerms:
     @property
     def total_us(self) -> float:
         """Predicted latency of the kernel."""
-        return _LAUNCH_US + max(self.sm_us, self.dram_us, self.l2_us) * self.spill_factor
+        return self.launch_us + max(self.sm_us, self.dram_us, self.l2_us) * self.spill_factor
 
     @property
     def in_sm_us(self) -> dict[str, float]:
@@ -77,8 +94,8 @@ class KernelTerms:
     @property
     def _binding(self) -> tuple[str, float]:
         chip = max(("DRAM bandwidth", self.dram_us), ("the chip's L2 bandwidth", self.l2_us), key=lambda term: term[1])
-        if self.total_us < 2 * _LAUNCH_US:
-            return "the launch", _LAUNCH_US
+        if self.total_us < 2 * self.launch_us:
+            return "the launch", self.launch_us
         return chip if chip[1] >= self.sm_us else max(self.in_sm_us.items(), key=lambda term: term[1])
 
 
@@ -87,27 +104,32 @@ def predict_us(program: Program, resources: Mapping[str, Resources] | None = Non
     return sum(terms.total_us for terms in model_terms(program, resources))
 
 
-def model_terms(program: Program, resources: Mapping[str, Resources] | None = None) -> tuple[KernelTerms, ...]:
-    """The terms of each kernel, whose sum is the predicted latency."""
+def model_terms(
+    program: Program, resources: Mapping[str, Resources] | None = None, constants: Constants | None = None
+) -> tuple[KernelTerms, ...]:
+    """The terms of each kernel, whose sum is the predicted latency; ``constants`` are by default the device's."""
     resources = resources or {}
-    return tuple(_terms(kernel, program.device, resources.get(kernel.symbol)) for kernel in program.kernels)
+    known = constants or constants_of(program.device)
+    return tuple(_terms(kernel, program.device, resources.get(kernel.symbol), known) for kernel in program.kernels)
 
 
-def _terms(kernel: KernelPlan, device: Device, resources: Resources | None) -> KernelTerms:
+def _terms(kernel: KernelPlan, device: Device, resources: Resources | None, constants: Constants) -> KernelTerms:
     ctas = _resident_ctas(kernel, device, resources)
     concurrent = min(ctas, -(-kernel.grid // device.sms))
     rounds = -(-kernel.work_items // (_usable_sms(kernel, device) * concurrent))
     warps = concurrent * kernel.threads // 32
     scale = rounds / device.clock_mhz
     spilled_bytes = resources.spill_store_bytes if resources is not None else 0
+    units = _unit_clocks(kernel, device, concurrent, constants)
     return KernelTerms(
         symbol=kernel.symbol,
-        units_us={name: scale * clocks for name, clocks in _unit_clocks(kernel, device, concurrent).items()},
-        exposed=max(0.25, 1 - warps / _WARPS_TO_OVERLAP),
-        steps_us=scale * kernel.steps * _STEP_CLOCKS / concurrent,
+        units_us={name: scale * clocks for name, clocks in units.items()},
+        exposed=max(constants.least_exposed, 1 - warps / constants.warps_to_overlap),
+        steps_us=scale * kernel.steps * constants.step_clocks / concurrent,
         dram_us=kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6,
-        l2_us=kernel.total("l2_bytes") / (device.dram_bytes_per_s * _L2_TO_DRAM_BANDWIDTH) * 1e6,
-        spill_factor=1 + spilled_bytes / _SPILL_BYTES_TO_DOUBLE,
+        l2_us=kernel.total("l2_bytes") / (device.dram_bytes_per_s * constants.l2_to_dram) * 1e6,
+        spill_factor=1 + spilled_bytes / constants.spill_bytes_to_double,
+        launch_us=constants.launch_us,
     )
 
 
@@ -125,24 +147,24 @@ def _resident_ctas(kernel: KernelPlan, device: Device, resources: Resources | No
     return max(1, min(kernel.ctas_per_sm, by_registers))
 
 
-def _unit_clocks(kernel: KernelPlan, device: Device, concurrent: int) -> dict[str, float]:
+def _unit_clocks(kernel: KernelPlan, device: Device, concurrent: int, constants: Constants) -> dict[str, float]:
     """Clocks of each unit of an SM for ``concurrent`` work items side by side."""
     busy = min(1.0, concurrent * kernel.threads // 32 / 4)
     work = concurrent / kernel.work_items
     return {
-        "tensor cores": _tensor_clocks(kernel, device, work) / busy,
-        "shared-memory bandwidth": work * kernel.total("shared_bytes") / _SHARED_BYTES_PER_CLOCK,
-        "special functions": work * kernel.total("special") / _SPECIAL_PER_CLOCK / busy,
-        "an SM's L2 bandwidth": work * kernel.total("l2_bytes") / _L2_BYTES_PER_CLOCK,
+        "tensor cores": _tensor_clocks(kernel, device, work, constants) / busy,
+        "shared-memory bandwidth": work * kernel.total("shared_bytes") / constants.shared_bytes,
+        "special functions": work * kernel.total("special") / constants.special / busy,
+        "an SM's L2 bandwidth": work * kernel.total("l2_bytes") / constants.l2_bytes,
     }
 
 
-def _tensor_clocks(kernel: KernelPlan, device: Device, work: float) -> float:
+def _tensor_clocks(kernel: KernelPlan, device: Device, work: float, constants: Constants) -> float:
     """Clocks of an SM's tensor cores for the share ``work`` of the grid: one pipe, whatever the instruction."""
     shares: dict[Unit, float] = {
-        "mma": _MMA_SYNC_SHARE.get(device.arch, 1.0),
-        "wgmma": _WGMMA_SHARE,
-        "wgmma_float8": _WGMMA_SHARE,
+        "mma": constants.mma_share,
+        "wgmma": constants.wgmma_share,
+        "wgmma_float8": constants.wgmma_share,
     }
     clocks = 0.0
     for unit, share in shares.items():

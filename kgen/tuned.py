@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from kgen.blocks import family
 from kgen.devices import Device
 from kgen.env import atomic_write, nvrtc_version, user_tuned_dir, version
 from kgen.errors import InfeasibleError, ProblemError, TunedConfigError
+from kgen.machine import Config
 from kgen.tuned_file import Environment, Measurement, TunedEntry, TunedFile, TunedProblem, load_file, order
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "load_file",
     "lookup",
     "save",
+    "save_unless",
+    "take_out_of_service",
 ]
 
 _LOCK_TIMEOUT_S = 30.0
@@ -63,13 +66,49 @@ def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
     Raises:
         TunedConfigError: the folder cannot be written, or the file there is corrupt; it is then left untouched.
     """
+    return save_unless(entry, device, folder, keep=lambda saved: False)[0]
+
+
+def save_unless(
+    entry: TunedEntry, device: Device, folder: Path | None, *, keep: Callable[[TunedEntry], bool]
+) -> tuple[Path, TunedEntry | None]:
+    """:func:`save`, unless the problem's entry is one to ``keep``, which is then returned: nobody saves in between."""
     path = _file(user_tuned_dir() if folder is None else folder, entry.problem, device)
     recorded = environment(device, entry.template_digest)
+    kept: list[TunedEntry] = []
+
+    def change(old: TunedFile | None) -> TunedFile | None:
+        old = old or TunedFile(entry.problem.family, recorded, ())
+        kept.extend(one for one in old.entries if one.problem == entry.problem and keep(one))
+        return None if kept else old.in_environment(recorded).with_entry(replace(entry, environment=None))
+
+    _update(path, change)
+    return path, next(iter(kept), None)
+
+
+def take_out_of_service(entry: TunedEntry, path: Path, reason: str) -> TunedEntry:
+    """Mark an entry of the file as failed, unless it was replaced meanwhile; look-ups then pass over it.
+
+    Raises:
+        TunedConfigError: the file cannot be written, or is corrupt; it is then left untouched.
+    """
+
+    def change(old: TunedFile | None) -> TunedFile | None:
+        present = next((one for one in old.entries if one.same(entry)), None) if old is not None else None
+        return old.with_entry(replace(present, failed=reason)) if old is not None and present is not None else None
+
+    _update(path, change)
+    return replace(entry, failed=reason)
+
+
+def _update(path: Path, change: Callable[[TunedFile | None], TunedFile | None]) -> None:
+    """Replace the file by what ``change`` makes of it under its lock: None is no file before, and no change after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-            old = load_file(path) if path.exists() else TunedFile(entry.problem.family, recorded, ())
-            atomic_write(path, replace(old, environment=recorded).with_entry(entry).dump())
+            new = change(load_file(path) if path.exists() else None)
+            if new is not None:
+                atomic_write(path, new.dump())
     except Timeout as error:
         raise TunedConfigError(
             f"tuned config file {path} must be free to write within {_LOCK_TIMEOUT_S:g} s, but another process holds "
@@ -80,7 +119,6 @@ def save(entry: TunedEntry, device: Device, folder: Path | None = None) -> Path:
             f"tuned config folder {path.parent} must be writable, but writing {path.name} failed "
             f"({error.strerror or type(error).__name__}); choose another folder"
         ) from error
-    return path
 
 
 def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) -> Lookup | None:
@@ -97,6 +135,27 @@ def lookup(problem: TunedProblem, device: Device, folder: Path | None = None) ->
     return next((found[i] for i in ranked if _feasible(found[i], device)), None)
 
 
+def near(problem: TunedProblem, device: Device, folder: Path | None, count: int) -> list[Config]:
+    """Configs of ``count`` entries of the nearest problems, this GPU's and others', that can run ``problem`` here.
+
+    Nearest first, and among equals this GPU's; stale ones too.
+
+    Raises:
+        TunedConfigError: one of the files is corrupt.
+    """
+    paths = {path: path == _file(path.parents[1], problem, device) for path in _siblings(problem, folder)}
+    found = [(entry, own) for path, own in paths.items() for entry in load_file(path).entries if not entry.failed]
+    found.sort(key=lambda pair: (_distance(problem, pair[0].problem), not pair[1], order(pair[0].problem)))
+    configs = dict.fromkeys(entry.config for entry, _ in found if _runs(entry.config, problem, device))
+    return list(configs)[:count]
+
+
+def _siblings(problem: TunedProblem, folder: Path | None) -> list[Path]:
+    """The block's file of every GPU, folder by folder."""
+    places = (place for place in (folder, user_tuned_dir(), packaged_dir()) if place is not None)
+    return [path for place in places for path in sorted((place / problem.family).glob("[!.]*.json"))]
+
+
 def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) -> bool:
     """Whether there is a fresh config of this very problem; for a GPU of this machine, a measured one.
 
@@ -110,11 +169,13 @@ def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) 
 
 
 def _entries(problem: TunedProblem, device: Device, folder: Path | None) -> Iterator[Lookup]:
-    """Every entry of the problem's block and this GPU, folder by folder."""
+    """Every entry in service of the problem's block and this GPU, folder by folder."""
     for place in (folder, user_tuned_dir(), packaged_dir()):
         path = None if place is None else _file(place, problem, device)
         if path is not None and _present(path):
             for entry in load_file(path).entries:
+                if entry.failed is not None:
+                    continue
                 stale = entry.template_digest != _template_digest(entry.config.template)
                 yield Lookup(entry, path, entry.problem == problem, stale, problem)
 
@@ -140,8 +201,12 @@ def _distance(one: TunedProblem, other: TunedProblem) -> float:
 
 
 def _feasible(found: Lookup, device: Device) -> bool:
+    return _runs(found.entry.config, found.asked, device)
+
+
+def _runs(config: Config, problem: TunedProblem, device: Device) -> bool:
     try:
-        family(found.asked.family).plan(found.asked, found.entry.config, device)
+        family(problem.family).plan(problem, config, device)
     except (InfeasibleError, ProblemError):
         return False
     return True

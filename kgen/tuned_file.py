@@ -2,7 +2,8 @@
 
 ``{"schema_version": 1, "block": ..., "environment": {...}, "entries": [{"problem", "config", "measured", ...}]}``:
 times are microseconds, ``intensity`` operations per DRAM byte, ``seconds`` what tuning took. ``environment`` is that of
-whoever saved last; each entry has its own template digest.
+whoever saved last; an entry that was measured in another one has its own, and each has its own template digest. An
+entry that ``failed`` a later check stays, with the reason, and is not used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -21,6 +22,7 @@ from kgen.errors import ProblemError, TunedConfigError
 from kgen.machine import Config, Problem
 
 SCHEMA_VERSION = 1
+_UNSAID = ("environment", "failed")  # of an entry, when they are None
 _REMEDY = "correct the file or move it away, and tune again"
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 
@@ -65,6 +67,14 @@ class TunedEntry:
     when: str
     """ISO 8601, UTC."""
     template_digest: str
+    environment: Environment | None = None
+    """Where it was measured; None when that is the file's."""
+    failed: str | None = None
+    """Why it is out of service, in a sentence: it did not pass when it was retested."""
+
+    def same(self, other: TunedEntry) -> bool:
+        """Whether both are one entry, wherever its environment is written."""
+        return replace(self, environment=None) == replace(other, environment=None)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,19 @@ class TunedFile:
     block: str
     environment: Environment
     entries: tuple[TunedEntry, ...]
+
+    def environment_of(self, entry: TunedEntry) -> Environment:
+        """Where an entry of this file was measured."""
+        return replace(entry.environment or self.environment, template_digest=entry.template_digest)
+
+    def in_environment(self, environment: Environment) -> TunedFile:
+        """This file with another environment; entries that were measured in a different one say so."""
+        entries = []
+        for entry in self.entries:
+            own = self.environment_of(entry)
+            same = replace(own, template_digest=environment.template_digest) == environment
+            entries.append(replace(entry, environment=None if same else own))
+        return TunedFile(self.block, environment, tuple(entries))
 
     def with_entry(self, entry: TunedEntry) -> TunedFile:
         """This file with ``entry`` in place of any entry of the same problem, in a fixed order."""
@@ -228,10 +251,12 @@ def _refuse(where: str, wanted: str, found: object) -> NoReturn:
 def _entry_to_json(entry: TunedEntry) -> dict[str, Any]:
     measured = entry.measured
     values = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    return {name: _short(name, value) for name, value in values.items()} | {
+    told = {name: _short(name, value) for name, value in values.items() if name not in _UNSAID or value is not None}
+    return told | {
         "problem": entry.problem.to_json(),
         "config": entry.config.to_json(),
         "measured": measured and {name: _short(name, value) for name, value in asdict(measured).items()},
+        **({"environment": asdict(entry.environment)} if entry.environment else {}),
     }
 
 

@@ -6,7 +6,7 @@ from kgen.search.progress import Report, Snapshot, one_of, silent, terminal_prog
 from kgen.search.recorded import read_recorded
 from kgen.search.recording import record
 from kgen.search.replay import Replayed, replay
-from kgen.search.tuner import Found, SearchInterrupted, find, tune
+from kgen.search.tuner import Found, SearchInterrupted, find, open_bench, tune
 
 __all__ = [
     "Found",
@@ -16,6 +16,7 @@ __all__ = [
     "Snapshot",
     "find",
     "one_of",
+    "open_bench",
     "read_recorded",
     "record",
     "replay",

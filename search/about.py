@@ -22,6 +22,23 @@ class About:
     problem: TunedProblem
     device: Device
 
+    def join(self, study: optuna.Study) -> None:
+        """Keep this in ``study``, unless an earlier tuner of it, whose GPU must be of the same model, did.
+
+        Raises:
+            StudyError: it is of another GPU.
+        """
+        try:
+            before = About.read(study).device
+        except StudyError:  # it is new, or of another kgen
+            self.write(study)
+            return
+        if _model(before) != _model(self.device):
+            raise StudyError(
+                f"tuners of a study must have GPUs of one model, but {study.study_name!r} has times of "
+                f"{_shown(before)}, and this is {_shown(self.device)}; pass another --storage"
+            )
+
     def write(self, study: optuna.Study) -> None:
         """Keep this in ``study``."""
         values = {"schema_version": SCHEMA_VERSION, "family": self.problem.family, "problem": self.problem.to_json()}
@@ -48,3 +65,12 @@ class About:
                 f"a study's problem and device must be ones that kgen knows, but those of {study.study_name!r} are not "
                 f"({error}); name another study by --study"
             ) from error
+
+
+def _model(device: Device) -> tuple[object, ...]:
+    """Equal for devices whose efficiencies can be compared."""
+    return device.title, device.arch, device.sms, device.clock_mhz, device.peak_flops
+
+
+def _shown(device: Device) -> str:
+    return f"{device.title} ({device.sms} SMs, {device.clock_mhz} MHz, peak {device.peak_flops / 1e12:g} TFLOP/s)"

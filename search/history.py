@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from kgen.search.evaluate import Evaluation
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
@@ -37,7 +37,7 @@ def program_key(program: Program) -> str:
 
 
 class History:
-    """The evaluations of a study by config and by program; it reads what earlier runs left, and a search adds to it.
+    """The evaluations of a study by config and by program: it reads those of others, and a search adds its own.
 
     ``plan`` raises InfeasibleError for a config that breaks a rule.
     """
@@ -55,16 +55,32 @@ class History:
         self.failures: Counter[str] = Counter()
         self.last_failure = ""
         self.evaluated = 0
-        self.seconds = 0.0
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-            attrs = trial.user_attrs
-            if "outcome" in attrs and DUPLICATE_OF not in attrs:
-                self.add(trial.number, make_config(attrs["config"]), Evaluation.from_attrs(attrs))
-                self.seconds = max(self.seconds, attrs.get("search_s", 0.0))
+        self._make_config = make_config
+        self._numbers: set[int] = set()
+        self.seconds = max((trial.user_attrs.get("search_s", 0.0) for trial in self.read(study)), default=0.0)
+
+    def read(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Take in the trials of ``study`` that ended and are not known yet, and return them."""
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        new = [
+            trial
+            for trial in ended
+            if trial.number not in self._numbers
+            and "outcome" in trial.user_attrs
+            and DUPLICATE_OF not in trial.user_attrs
+        ]
+        for trial in new:
+            self.add(trial.number, self.config_of(trial), Evaluation.from_attrs(trial.user_attrs))
+        return new
+
+    def config_of(self, trial: FrozenTrial) -> Config:
+        """The config that a trial has recorded."""
+        return self._make_config(trial.user_attrs["config"])
 
     def add(self, number: int, config: Config, evaluation: Evaluation) -> bool:
         """Take in an evaluation; True when it is the best verified one so far."""
         known = Known(number, config, evaluation)
+        self._numbers.add(number)
         self._known[config] = known
         if evaluation.compiled:
             with suppress(InfeasibleError):  # by rules that are new since it was evaluated

@@ -1,7 +1,9 @@
 """The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
 
 A trial ends COMPLETE with its efficiency, PRUNED when its config has none (the outcome says why), or FAIL when it was
-interrupted. Configs that make one program, source and launch alike, are measured once.
+interrupted or left to another tuner. Configs that make one program, source and launch alike, are measured once. Other
+tuners may search the same study: what they evaluated is learned from, and what they are at is left to them. Where one
+of them took this tuner for dead and freed one of its trials, Optuna refuses what is told of it, and it is dropped.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +20,16 @@ import optuna
 from kgen.search.evaluate import Evaluation, Evaluator
 from kgen.search.history import DUPLICATE_OF, History, Known
 from kgen.search.progress import Report, Snapshot
+from kgen.search.retry import BEGAN, SEEDED
 from kgen.search.space import Space
-from kgen.search.storage import SEEDED
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
 from kgen.worker import Outcome
+
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Search:
         self._report = report
         self._improved = improved
         self._queue: deque[_Candidate] = deque()
+        self._elsewhere: list[FrozenTrial] = []
         self._clock = clock
         self._start_s = clock()
         self._new = 0
@@ -86,11 +93,18 @@ class Search:
                 self._study.enqueue_trial(params, user_attrs={SEEDED: True}, skip_if_exists=True)
 
     def run(self) -> None:
-        """Search until a limit is reached; a time limit lets the search go on to its first verified config."""
+        """Search until a limit is reached; a time limit lets the search go on to its first verified config.
+
+        Within it, candidates that are with other tuners are waited for: should one of these die, they come back.
+        """
         self._tell_progress()
         self._fill()
-        while self._queue and (self._in_time() or self.history.best is None):
-            self._finish(self._queue.popleft())
+        while (self._queue and self.history.best is None) or ((self._queue or self._elsewhere) and self._in_time()):
+            if self._queue:
+                with suppress(UpdateFinishedTrialError):
+                    self._finish(self._queue.popleft())
+            else:
+                time.sleep(_POLL_S)
             self._fill()
             self._tell_progress()
         for candidate in self._queue:
@@ -105,13 +119,39 @@ class Search:
         return self._clock() - self._start_s < self._limits.timeout_s
 
     def _fill(self) -> None:
-        while (
-            len(self._queue) < self._limits.ahead
-            and self.history.evaluated + len(self._queue) < self._limits.trials
-            and len(self.space)
-            and self._in_time()
-        ):
-            self._propose()
+        while self._has_room():
+            with suppress(UpdateFinishedTrialError):
+                self._propose()
+
+    def _has_room(self) -> bool:
+        self._learn()
+        expected = self.history.evaluated + len(self._queue) + len(self._elsewhere)
+        room = len(self._queue) < self._limits.ahead and expected < self._limits.trials
+        return room and len(self.space) > 0 and self._in_time()
+
+    def _learn(self) -> None:
+        """Take in what other tuners of the study evaluated, and propose nothing that they are at."""
+        own = {candidate.trial.number for candidate in self._queue}
+        # Read first, lest one that ends meanwhile is in neither list.
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        best = self.history.best
+        for trial in self.history.read(self._study):
+            self.space.take(self.history.config_of(trial))
+            self._study.sampler.after_trial(self._study, trial, trial.state, trial.values)
+        if self.history.best is not None and self.history.best is not best:
+            self._take_for_best(self.history.best)
+        self._elsewhere = [one for one in running if one.number not in own and "config" in one.user_attrs]
+        for trial in self._elsewhere:
+            self.space.take(self.history.config_of(trial))
+
+    def _is_elsewhere(self, candidate: _Candidate) -> bool:
+        """Whether another tuner has the same config, of two that proposed it at the same moment."""
+        number = candidate.trial.number
+        return any(
+            self.history.config_of(other) == candidate.config
+            for other in self._elsewhere
+            if other.number < number or (other.number > number and BEGAN in other.user_attrs)
+        )
 
     def _propose(self) -> None:
         trial = self._study.ask()
@@ -126,10 +166,15 @@ class Search:
         self._queue.append(_Candidate(trial, config, program, self._bench.start(program)))
 
     def _finish(self, candidate: _Candidate) -> None:
+        self._learn()
+        if self._is_elsewhere(candidate):
+            self._study.tell(candidate.trial, state=TrialState.FAIL)
+            return
         known = self.history.same(candidate.config, candidate.program)
         if known is not None:
             self._repeat(candidate.trial, known)
             return
+        candidate.trial.set_user_attr(BEGAN, True)
         evaluation = self._bench.finish(
             candidate.program,
             candidate.compiled,
@@ -144,9 +189,12 @@ class Search:
             trial.set_user_attr(name, value)
         trial.set_user_attr("search_s", round(self.seconds, 3))
         self._tell(trial, evaluation)
-        if self.history.add(trial.number, config, evaluation):
-            self.space.grow(config)
-            self._improved(self)
+        if self.history.add(trial.number, config, evaluation) and self.history.best is not None:
+            self._take_for_best(self.history.best)
+
+    def _take_for_best(self, best: Known) -> None:
+        self.space.grow(best.config)
+        self._improved(self)
 
     def _repeat(self, trial: optuna.Trial, known: Known) -> None:
         """Answer a proposal of a program that was evaluated from the record."""
@@ -166,7 +214,7 @@ class Search:
             Snapshot(
                 done=self.history.evaluated,
                 trials=self._limits.trials,
-                ahead=len(self._queue),
+                ahead=len(self._queue) + len(self._elsewhere),
                 best_us=best.latency_us if best else None,
                 best_efficiency=self.history.best_efficiency,
                 failures=dict(self.history.failures),

@@ -15,12 +15,13 @@ from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
 from kgen.search.recorded import Recorded
-from kgen.search.samplers import make_sampler
+from kgen.search.samplers import DEFAULT_SAMPLER, make_sampler
 from kgen.search.space import recorded_space
 from kgen.search.tuner import ahead_of, check_limits, plan_of
 
 from kgen.blocks import family
 from kgen.machine import Config, Program
+from kgen.model import Constants
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,21 @@ def replay(
     *,
     trials: int,
     timeout_s: float,
+    sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     ahead: int | None = None,
+    constants: Constants | None = None,
     progress: Report = silent,
 ) -> Replayed:
     """Search a recorded space as :func:`kgen.search.tune` searches one, without its seeds; nothing is saved.
 
-    Results depend on ``seed`` alone. ``ahead`` candidates compile ahead of the one that is measured, on the cores of
-    the machine that recorded, by default as many as a search has there.
+    Results depend on ``sampler`` and ``seed`` alone. ``ahead`` candidates compile ahead of the one that is measured, on
+    the cores of the machine that recorded; by default as many as in a search there. ``constants`` are the performance
+    model's, which may have seen the space unless they were fitted elsewhere; by default the device's.
 
     Raises:
         ProblemError: ``trials`` or ``timeout_s`` is not positive.
+        StudyError: there is no such sampler, or the package that it needs is missing.
     """
     check_limits(trials, timeout_s)
     header = recorded.header
@@ -67,7 +72,7 @@ def replay(
     study = optuna.create_study(direction="maximize")
     plan = partial(plan_of, header.problem, header.device)
     space = recorded_space(make_config, list(recorded.evaluations))
-    study.sampler = make_sampler(space, study, seed)
+    study.sampler = make_sampler(sampler, space, study, plan, seed, constants)
     bench = ReplayBench(recorded)
     limits = Limits(trials, timeout_s, ahead_of(header.cores) if ahead is None else ahead)
     history = History(study, make_config, plan)

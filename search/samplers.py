@@ -1,24 +1,27 @@
-"""Samplers of a listed space, each an Optuna sampler that proposes configs not proposed yet.
+"""Samplers of a listed space by name, each an Optuna sampler that proposes configs not proposed yet.
 
-Optuna's own samplers choose in a study of each side's fields that shadows the search's, and the nearest config that is
-left is proposed, and recorded there, in the place of what they choose.
+Optuna's own samplers choose a side, and then its fields in a study that shadows what the search knows of the side; the
+nearest config that is left is proposed, and recorded there, in the place of what they choose. GP and CMA-ES cannot
+choose a side, nor begin: TPE does it for them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
 from kgen.search.space import SWITCH, Space
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kgen.machine import Config
+from kgen.errors import StudyError
+from kgen.machine import Config, Program
+from kgen.model import Constants
 
-_STARTUP_TRIALS = 24
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -56,7 +59,7 @@ class ShadowSampler(SpaceSampler):
         self._sides = make(seed)
         self._shadows = {
             side: optuna.create_study(direction="maximize", sampler=make(seed + 1 + number))
-            for number, side in enumerate(space.extents)
+            for number, side in enumerate(space.choices)
         }
         self._asked: dict[int, optuna.Trial] = {}
         for trial in study.get_trials(deepcopy=False, states=ENDED):
@@ -96,13 +99,59 @@ class ShadowSampler(SpaceSampler):
         return {name: IntDistribution(0, len(options) - 1) for name, options in self._space.choices[side].items()}
 
 
-def make_sampler(space: Space, study: optuna.Study, seed: int) -> SpaceSampler:
-    """The sampler of a search."""
+def make_sampler(
+    name: str,
+    space: Space,
+    study: optuna.Study,
+    plan: Callable[[Config], Program],
+    seed: int,
+    constants: Constants | None = None,
+) -> SpaceSampler:
+    """The sampler called ``name``, one of :data:`SAMPLERS`; ``plan`` makes a config's program.
+
+    kgen's own has a performance model with ``constants``, by default the device's.
+
+    Raises:
+        StudyError: there is no such sampler, or the package that it needs is missing.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_sampler(name)
+    if name == DEFAULT_SAMPLER:
+        from kgen.search.forest import ForestSampler  # here, since scikit-learn is slow to import
+
+        return ForestSampler(space, study, plan, seed, constants)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return ShadowSampler(space, study, _tpe, seed)
+        return ShadowSampler(space, study, _OPTUNA[name], seed)
+
+
+def check_sampler(name: str) -> None:
+    """Raise StudyError unless there is a sampler called ``name``, and what it needs is installed."""
+    if name not in SAMPLERS:
+        raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}; choose one of them")
+    package, requirement = _NEEDED.get(name, ("optuna", ""))
+    if find_spec(package) is None:
+        raise StudyError(f"sampler {name} needs {package}, but it is not installed; pip install {requirement}")
 
 
 def _tpe(seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, constant_liar=True)
+    return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed)
+
+
+def _gp(seed: int) -> BaseSampler:
+    return GPSampler(seed=seed, independent_sampler=_tpe(seed), warn_independent_sampling=False)
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    independent = _tpe(seed)
+    return CmaEsSampler(seed=seed, independent_sampler=independent, with_margin=True, warn_independent_sampling=False)
+
+
+_OPTUNA: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "random": _random, "gp": _gp, "cmaes": _cmaes}
+_NEEDED = {"gp": ("torch", "'kgen[torch]'"), "cmaes": ("cmaes", "cmaes")}
+DEFAULT_SAMPLER = "kgen"
+SAMPLERS = (DEFAULT_SAMPLER, *_OPTUNA)

@@ -6,6 +6,7 @@ known to be good.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,10 @@ class Space:
             for side, fields in choices.items()
             for name, options in fields.items()
         }
+        self._places = {
+            side: {name: {value: _place(value, options) for value in options} for name, options in fields.items()}
+            for side, fields in choices.items()
+        }
         self.add(configs)
 
     @property
@@ -100,6 +105,14 @@ class Space:
                 self._index[config] = len(self.configs)
                 self.configs.append(config)
                 self._positions.append(self._position(config.boundary, config.to_json()))
+
+    def admit(self, config: Config) -> Config | None:
+        """List a legal config and, where it is not listed whole, its neighbours; or else what is left nearest to it."""
+        if self.params(config) is None:
+            return self.nearest(config.boundary, config.to_json()) if config.boundary in self.choices else None
+        self.add([config])
+        self.grow(config)
+        return config
 
     def grow(self, config: Config) -> None:
         """List neighbours of a good config of a side that is not listed whole."""
@@ -143,8 +156,13 @@ class Space:
         return self.configs[left[int(off.sum(axis=1).argmin())]]
 
     def _position(self, side: str, values: Values) -> Position:
-        fields = self.choices[side].items()
-        return np.array([options.index(values[name]) / max(1, len(options) - 1) for name, options in fields])
+        places, fields = self._places[side], self.choices[side].items()
+        return np.array(
+            [
+                places[name][values[name]] if values[name] in places[name] else _place(values[name], options)
+                for name, options in fields
+            ]
+        )
 
     def __str__(self) -> str:
         return ", ".join(f"{extent} {side}" for side, extent in self.extents.items())
@@ -171,7 +189,9 @@ def legal_space(problem: TunedProblem, device: Device, choices: Choices, seeds: 
         raise InfeasibleError(empty[0].rule, f"{problem} must have a legal config on {device.name}, but: {reasons}")
     configs = [*seeds, *(config for side in listed.values() for config in side)]
     near = partial(_neighbours, problem, device)
-    space = Space(kind.config_from_json, {side: choices[side] for side in listed}, configs, extents, near, seed)
+    # All sides that a config can be made for, listed or not: Optuna wants the same choices of a study's every trial.
+    whole = {side: fields for side, fields in choices.items() if all(fields.values())}
+    space = Space(kind.config_from_json, whole, configs, extents, near, seed)
     for config in seeds:
         space.grow(config)
     return space
@@ -213,9 +233,16 @@ def _neighbours(problem: TunedProblem, device: Device, config: Config) -> Iterab
     return found
 
 
+def _place(value: Any, options: Sequence[Any]) -> float:
+    """Where a value stands among a field's choices, from 0 to 1; a number may stand between two of them."""
+    if ordered((value, *options)):
+        return float(np.interp(math.log(value), np.log(sorted(options)), np.linspace(0, 1, len(options))))
+    return options.index(value) / max(1, len(options) - 1) if value in options else -1.0
+
+
 def ordered(options: Sequence[Any]) -> bool:
     """Whether a field's choices are numbers, of which some are closer to one another than others."""
-    return all(isinstance(value, int) and not isinstance(value, bool) for value in options)
+    return all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in options)
 
 
 def _sorted(values: set[Any]) -> tuple[Any, ...]:

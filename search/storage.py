@@ -1,6 +1,9 @@
 """Where a study lives: a journal file or any database that Optuna can open, so that a killed search goes on.
 
 A journal is one file of JSON lines, appended to and synced line by line: SIGKILL leaves a study that still opens.
+It has no heartbeats, so a dead tuner's trials cannot be told from a living one's: one ``kgen tune`` has it at a time,
+and the next one frees what was left running. The same holds for SQLite. Processes of one command do share it, since the
+first of them sees the others die. A database server is shared by tuners on any number of machines.
 """
 
 from __future__ import annotations
@@ -8,58 +11,93 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from kgen.search.database import cannot_open, connect, host, is_server, open_database, shown, tables_of
+from kgen.search.shared import STORAGE_ERRORS, Heartbeat, SharedStudy
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
 
 from kgen.env import cache_dir, private_folder
 from kgen.errors import StudyError
 
-RETRY_OF = "retry_of"
-SEEDED = "seeded"
+
+@contextmanager
+def open_study(storage: str | None, name: str) -> Iterator[SharedStudy]:
+    """The study called ``name``, created when it is new.
+
+    ``storage`` is a path of a journal file or a database URL; None is a journal of this study alone in the user's
+    cache folder. A study on a database server is shared with its other tuners; any other one is held against them while
+    the block runs. Trials that were left running, by a tuner that died or when the block ends, are marked failed and
+    their configs enqueued again.
+
+    Raises:
+        StudyError: the storage cannot be opened, holds something else, goes away while the block runs, or cannot be
+            shared and is being tuned already.
+    """
+    folder = _studies_folder()
+    where = place_of(storage, name)
+    with ExitStack() as stack:
+        if not is_server(where):
+            stack.enter_context(_held(folder, where, name))
+        study = stack.enter_context(join_study(where, name))
+        if not is_server(where):
+            study.free_all()
+        yield study
 
 
 @contextmanager
-def open_study(storage: str | None, name: str) -> Iterator[optuna.Study]:
-    """The study called ``name``, created when it is new, held against other tuners while the block runs.
-
-    ``storage`` is a path of a journal file or a database URL; None is a journal of this study alone in the user's
-    cache folder. Trials left running, by a killed tuner or when the block ends, are marked failed and their configs
-    enqueued again.
+def join_study(where: str, name: str) -> Iterator[SharedStudy]:
+    """A study that other tuners may have too: on a server, or held by a process of this machine that awaits this one.
 
     Raises:
-        StudyError: the storage cannot be opened, holds something else, or the study is being tuned already.
+        StudyError: as :func:`open_study`.
     """
-    folder = _studies_folder()
-    where = storage if storage is not None else str(folder / f"{name}.journal")
-    key = hashlib.sha256(f"{_shown(where)}\n{name}".encode()).hexdigest()[:16]
-    tuner_lock = FileLock(folder / f"{key}.lock")
+    study = _create(_open(where), where, name)
     try:
-        tuner_lock.acquire(timeout=0)
+        with Heartbeat(study, partial(connect, where)) if is_server(where) else nullcontext():
+            try:
+                yield study
+            finally:
+                study.give_back()
+    except STORAGE_ERRORS as error:
+        raise StudyError(
+            f"a study's database must stay up, but {host(where)} stopped answering; every candidate that ended "
+            "before is kept, and the same command goes on from there"
+        ) from error
+
+
+def place_of(storage: str | None, name: str) -> str:
+    """``storage``, by default the journal of the study in the user's cache folder."""
+    return storage if storage is not None else str(_studies_folder() / f"{name}.journal")
+
+
+@contextmanager
+def _held(folder: Path, where: str, name: str) -> Iterator[None]:
+    """A lock against other tuners of the study; the kernel frees it when its holder dies."""
+    key = hashlib.sha256(f"{shown(where)}\n{name}".encode()).hexdigest()[:16]
+    lock = FileLock(folder / f"{key}.lock")
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
         raise StudyError(
-            f"a study is tuned by one process at a time, but {name} in {_shown(where)} is in use; "
-            "wait for the other kgen tune to end or pass another --storage"
+            f"a study is tuned by one process at a time, but {name} in {shown(where)} is in use; wait for the other "
+            "kgen tune to end, or pass another --storage: a PostgreSQL one can be shared"
         ) from None
     except OSError as error:
         raise StudyError(
             f"the folder of studies must be writable, but {folder} is not ({error}); set KGEN_CACHE_DIR"
         ) from error
     try:
-        study = _create(_open(where), where, name)
-        _requeue_running(study)
-        try:
-            yield study
-        finally:
-            _requeue_running(study)
+        yield
     finally:
-        tuner_lock.release()
+        lock.release()
 
 
 def read_studies(storage: str, name: str | None = None) -> list[optuna.Study]:
@@ -71,16 +109,16 @@ def read_studies(storage: str, name: str | None = None) -> list[optuna.Study]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _check_present(storage)
     try:
-        opened = RDBStorage(storage) if "://" in storage else _journal(Path(storage).expanduser())
+        opened = connect(storage) if "://" in storage else _journal(Path(storage).expanduser())
         names = optuna.get_all_study_names(opened)
         wanted = names if name is None else [one for one in names if one == name]
         found = [optuna.load_study(study_name=one, storage=opened) for one in wanted]
     except Exception as error:  # Optuna's replay of a damaged journal may raise anything
-        raise _cannot_open(storage, error) from error
+        raise cannot_open(storage, error) from error
     if not found:
         wish = "at least one study" if name is None else f"a study called {name!r}"
         held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "none"
-        raise StudyError(f"storage must hold {wish}, but {_shown(storage)} holds {held}; name another")
+        raise StudyError(f"storage must hold {wish}, but {shown(storage)} holds {held}; name another")
     return found
 
 
@@ -93,17 +131,17 @@ def _check_present(where: str) -> None:
         try:
             _check_journal(path)
         except OSError as error:
-            raise _cannot_open(where, error) from error
+            raise cannot_open(where, error) from error
         return
     try:
         url = sqlalchemy.make_url(where)
         file = url.database if url.get_backend_name() == "sqlite" else None
         if file and not Path(file).is_file():
             raise StudyError(f"a study must be a journal file or a database URL, but {file} is no file; check the path")
-        if "studies" not in _tables(where):
-            raise StudyError(f"storage must hold studies, but {_shown(where)} has none; name another")
+        if "studies" not in tables_of(where):
+            raise StudyError(f"storage must hold studies, but {shown(where)} has none; name another")
     except (ImportError, OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise _cannot_open(where, error) from error
+        raise cannot_open(where, error) from error
 
 
 def _studies_folder() -> Path:
@@ -117,27 +155,17 @@ def _studies_folder() -> Path:
     return folder
 
 
-def _create(storage: BaseStorage, where: str, name: str) -> optuna.Study:
+def _create(storage: BaseStorage, where: str, name: str) -> SharedStudy:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        return SharedStudy(name, storage)
     except (OSError, ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _cannot_open(where, error) from error
-
-
-def _requeue_running(study: optuna.Study) -> None:
-    """Enqueue running trials again, then fail them: in this order a kill in between loses nothing."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        fixed = trial.system_attrs.get("fixed_params")  # of an enqueued trial, complete from the start
-        params = fixed if fixed is not None else trial.params if "config" in trial.user_attrs else None
-        if params:
-            kept = {SEEDED: True} if SEEDED in trial.user_attrs else {}
-            study.enqueue_trial(params, user_attrs={**kept, RETRY_OF: trial.number})
-        study.tell(trial.number, state=TrialState.FAIL)
+        raise cannot_open(where, error) from error
 
 
 def _open(where: str) -> BaseStorage:
-    return _open_database(where) if "://" in where else _open_journal(Path(where).expanduser())
+    return open_database(where) if "://" in where else _open_journal(Path(where).expanduser())
 
 
 def _open_journal(path: Path) -> JournalStorage:
@@ -152,12 +180,12 @@ def _open_journal(path: Path) -> JournalStorage:
     except StudyError:
         raise
     except Exception as error:  # Optuna's replay of a damaged journal may raise anything
-        raise _cannot_open(str(path), error) from error
+        raise cannot_open(str(path), error) from error
 
 
 def _journal(path: Path) -> JournalStorage:
     lock = FileLock(path.with_name(path.name + ".lock"))
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_AppendLock(str(path), lock)))
+    return JournalStorage(_Journal(str(path), lock_obj=_AppendLock(str(path), lock)))
 
 
 def _check_journal(path: Path) -> None:
@@ -185,45 +213,19 @@ def _drop_torn_line(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def _open_database(url: str) -> RDBStorage:
-    try:
-        tables = _tables(url)
-        if tables and "studies" not in tables:
+class _Journal(JournalFileBackend):
+    """A journal file whose disk may be full."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            with suppress(OSError):
+                _drop_torn_line(Path(self._file_path))
             raise StudyError(
-                f"storage must be a database of Optuna studies or an empty one, but {_shown(url)} holds "
-                f"{', '.join(sorted(tables)[:3])}; pass another --storage (the database was not touched)"
-            )
-        return RDBStorage(url)
-    except StudyError:
-        raise
-    except (ImportError, OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise _cannot_open(url, error) from error
-
-
-def _tables(url: str) -> list[str]:
-    engine = sqlalchemy.create_engine(url)
-    try:
-        return sqlalchemy.inspect(engine).get_table_names()
-    finally:
-        engine.dispose()
-
-
-def _cannot_open(where: str, error: Exception) -> StudyError:
-    detail = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())
-    return StudyError(
-        f"storage must be an Optuna journal file or a database URL, but {_shown(where)} cannot be opened "
-        f"as a study ({detail}); pass another --storage"
-    )
-
-
-def _shown(where: str) -> str:
-    """``where`` without the password that a database URL may carry."""
-    if "://" not in where:
-        return str(Path(where).expanduser().absolute())
-    try:
-        return sqlalchemy.make_url(where).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return where.split("://", 1)[0] + "://..."
+                f"a study's journal must be writable, but writing {self._file_path} failed ({error.strerror}); free "
+                "some space: every candidate that ended before is kept, and the same command goes on from there"
+            ) from error
 
 
 class _AppendLock(JournalFileOpenLock):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import optuna
 from kgen.search.about import About
 from kgen.search.evaluate import Bench
+from kgen.search.helpers import Helpers
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
-from kgen.search.samplers import make_sampler
+from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
+from kgen.search.shared import SharedStudy
 from kgen.search.space import Choices, Space, legal_space
-from kgen.search.storage import open_study
+from kgen.search.storage import join_study, open_study, place_of
 
 from kgen import env, tuned
 from kgen.blocks import family
@@ -33,7 +36,10 @@ from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
 
-FAVOURITES = 24
+FAVOURITES, _FIRST = 24, 4
+"""Favourites of the performance model that are listed with their neighbours, and those of them that are tried first."""
+_NEAR = 4
+"""Tuned configs that are tried first."""
 _MOST_AHEAD = 8
 
 
@@ -66,6 +72,7 @@ def tune(
     timeout_s: float,
     out: Path | None = None,
     storage: str | None = None,
+    sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     progress: Report = silent,
 ) -> TunedEntry:
@@ -78,13 +85,21 @@ def tune(
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
-        StudyError: the storage cannot be used, or no config passed.
+        StudyError: the storage or the sampler cannot be used, or no config passed.
         TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
         CompileError: the compiler, or the emulator's host compiler, is missing.
         ProblemError: ``trials`` or ``timeout_s`` is not positive.
     """
     return find(
-        problem, device, trials=trials, timeout_s=timeout_s, out=out, storage=storage, seed=seed, progress=progress
+        problem,
+        device,
+        trials=trials,
+        timeout_s=timeout_s,
+        out=out,
+        storage=storage,
+        sampler=sampler,
+        seed=seed,
+        progress=progress,
     ).entry
 
 
@@ -92,46 +107,100 @@ def find(
     problem: TunedProblem,
     device: Device,
     *,
+    others: Sequence[Device] = (),
     trials: int,
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     progress: Report,
+    bench: Bench | None = None,
 ) -> Found:
-    """:func:`tune`, which says more of what it found."""
+    """:func:`tune`, which says more of what it found, and may search on ``others`` too, of the same GPU model.
+
+    ``bench`` is the device's of :func:`open_bench`, for several searches one after the other.
+    """
     check_limits(trials, timeout_s)
+    check_sampler(sampler)
     _check_tools(device)
     saver = _Saver(problem, device, out)
     kind = family(problem.family)
-    seeds = [
-        *_tuned_before(problem, device, out),
-        kind.default_config(problem, device),
-        *kind.favourites(problem, device, FAVOURITES),
-    ]
+    seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
-    with open_study(storage, _study_name(saver, choices)) as study:
-        About(problem, device).write(study)
-        plan = partial(plan_of, problem, device)
-        history = History(study, kind.config_from_json, plan)
-        space = legal_space(problem, device, choices, seeds, seed)
-        space.add(_waiting(study, space))
-        # A resumed search must not draw again what it drew before.
-        study.sampler = make_sampler(space, study, seed + len(study.get_trials(deepcopy=False)))
-        limits = Limits(trials, timeout_s, ahead_of(os.cpu_count() or 1))
-        with CompilePool() as pool, Worker(device) as worker:
-            search = Search(
-                study, space, plan, Bench(device, pool, worker), history, limits, report=progress, improved=saver.save
-            )
-            search.seed(seeds)
+    name = _study_name(saver, choices)
+    limits = Limits(trials, timeout_s, ahead_of(cores_of(others)))
+    task = _Task(
+        problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, tuple(others), sampler, seed
+    )
+    with open_study(storage, name) as study:
+        tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
+        with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save, bench) as search:
+            near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
+            search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
             try:
                 search.run()
+                helpers.wait()
             except KeyboardInterrupt:
                 raise SearchInterrupted(saver.save(search)) from None
+        search.history.read(study)
         found = saver.save(search)
     if found is None:
-        raise StudyError(_nothing_passed(problem, history))
+        raise StudyError(_nothing_passed(problem, search.history))
     return found
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one process of a search needs, which may be another one than decided it."""
+
+    problem: TunedProblem
+    device: Device
+    seeds: tuple[Config, ...]
+    choices: Choices
+    where: str
+    name: str
+    limits: Limits
+    others: tuple[Device, ...]
+    sampler: str
+    seed: int
+
+
+def _help(task: _Task) -> None:
+    with join_study(task.where, task.name) as study, _prepared(study, task, silent, lambda search: None) as search:
+        search.run()
+
+
+@contextmanager
+def open_bench(device: Device, others: Sequence[Device] = ()) -> Iterator[Bench]:
+    """What compiles and evaluates candidates on a device, beside tuners of ``others``; it takes seconds to start."""
+    with CompilePool(cores_of(others)) as pool, Worker(device) as worker:
+        yield Bench(device, pool, worker)
+
+
+def cores_of(others: Sequence[Device]) -> int:
+    """Cores that one tuner has when others search beside it."""
+    return max(1, (os.cpu_count() or 1) // (1 + len(others)))
+
+
+@contextmanager
+def _prepared(
+    study: SharedStudy,
+    task: _Task,
+    progress: Report,
+    improved: Callable[[Search], object],
+    bench: Bench | None = None,
+) -> Iterator[Search]:
+    problem, device = task.problem, task.device
+    About(problem, device).join(study)
+    plan = partial(plan_of, problem, device)
+    history = History(study, family(problem.family).config_from_json, plan)
+    space = legal_space(problem, device, task.choices, task.seeds, task.seed)
+    space.add(_waiting(study, space))
+    # A resumed search must not draw again what it drew before.
+    study.sampler = make_sampler(task.sampler, space, study, plan, task.seed + len(study.get_trials(deepcopy=False)))
+    with nullcontext(bench) if bench else open_bench(device, task.others) as used:
+        yield Search(study, space, plan, used, history, task.limits, report=progress, improved=improved)
 
 
 class _Saver:
@@ -142,7 +211,7 @@ class _Saver:
         self.device = device
         self.digest = family_digest(problem.family)
         self._folder = env.user_tuned_dir() if folder is None else folder
-        self._before = self._entry_before()
+        self._check_replaceable()
 
     def save(self, search: Search) -> Found | None:
         """Save the search's best verified config, if it has one."""
@@ -150,21 +219,19 @@ class _Saver:
         if best is None:
             return None
         entry = self._entry(best, search)
-        if self._before is not None and _faster(self._before[0], entry):
-            return Found(entry, self._before[1], self._before[0], str(search.space))
-        return Found(entry, tuned.save(entry, self.device, self._folder), None, str(search.space))
+        path, kept = tuned.save_unless(entry, self.device, self._folder, keep=lambda saved: _is_better(saved, entry))
+        return Found(entry, path, kept, str(search.space))
 
-    def _entry_before(self) -> tuple[TunedEntry, Path] | None:
-        """The fresh entry of this very problem in the folder that is saved to, and its file."""
+    def _check_replaceable(self) -> None:
+        """Refuse a modelled search where the folder that is saved to has a fresh measured entry of the problem."""
         found = tuned.lookup(self.problem, self.device, self._folder)
         if found is None or not found.exact or found.stale or self._folder not in found.path.parents:
-            return None
+            return
         if found.entry.measured is not None and self.device.ordinal is None:
             raise TunedConfigError(
                 f"a modelled search must not replace a measured entry, but {found.path} has one for {self.problem}; "
                 "pass another --out"
             )
-        return found.entry, found.path
 
     def _entry(self, best: Known, search: Search) -> TunedEntry:
         program = plan_of(self.problem, self.device, best.config)
@@ -183,23 +250,19 @@ class _Saver:
         )
 
 
-def _tuned_before(problem: TunedProblem, device: Device, folder: Path | None) -> list[Config]:
-    """The config that a look-up would give today, stale or of a near problem though it may be."""
-    found = tuned.lookup(problem, device, folder)
-    return [found.entry.config] if found is not None else []
-
-
 def _waiting(study: optuna.Study, space: Space) -> list[Config]:
     """Configs that an earlier run was to evaluate."""
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
     return [space.suggest(optuna.trial.FixedTrial(trial.system_attrs["fixed_params"])) for trial in trials]
 
 
-def _faster(before: TunedEntry, entry: TunedEntry) -> bool:
-    """Whether another config's measurement, saved earlier, beats the entry's."""
-    if before.measured is None or entry.measured is None or before.config == entry.config:
+def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
+    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config."""
+    if saved.failed or saved.measured is None or saved.template_digest != template_digest(saved.config.template):
         return False
-    return before.measured.median_us < entry.measured.median_us
+    if entry.measured is None:
+        return True
+    return saved.config != entry.config and saved.measured.median_us < entry.measured.median_us
 
 
 def _check_tools(device: Device) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ BAD = {
     "no gpu": (("check", *SMALL), "kernels run on a local GPU only, but h200 is a datasheet's; pass --emulate"),
     "record without a GPU": (("record", *SMALL), "a space is recorded on a local GPU, but h200 names a datasheet"),
     "batches": (("record", *SMALL, "--batches", "1;2"), "--batches must be integers with commas between"),
+    "sampler": (("tune", *SMALL, "--sampler", "best"), "sampler must be one of kgen, tpe, random, gp, cmaes"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
     "timeout": (("tune", *SMALL, "--timeout", "-1"), "timeout must be greater than 0"),
     "config text": (("explain", *SMALL, "--config", '{"stages": '), "--config must be JSON"),
@@ -171,6 +172,35 @@ def test_a_bad_tuned_file_is_named_and_kept(content: bytes, sentence: str, kgen:
         ran = kgen(*arguments)
         assert ran.code == 2 and sentence in ran.err and str(path) in ran.err and ran.out == ""
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "titles", "sentence"),
+    [
+        (("--gpus", "all"), [], "but none was found; check nvidia-smi or drop it"),
+        (("--gpus", "some"), ["H200"], "--gpus must be all, or ordinals with commas between, but got 'some'"),
+        (("--gpus", "0,7"), ["H200", "H200"], "device must be one of cuda:0, cuda:1, .*but got 'cuda:7'"),
+        (("--gpus", "all"), ["H200", "L4"], "of one model, but got cuda:0 NVIDIA H200, cuda:1 NVIDIA L4; name equal"),
+        (("--gpus", "0", "--device", "cuda:0"), ["H200"], "either --device or --gpus, but got 'cuda:0' and '0'"),
+    ],
+)
+def test_gpus_that_cannot_search_together(
+    kgen: Any, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], titles: list[str], sentence: str
+) -> None:
+    local = tuple(replace(find_device(title.lower()), ordinal=number) for number, title in enumerate(titles))
+    for module in ("kgen.devices", "kgen.cli.options"):
+        monkeypatch.setattr(f"{module}.local_devices", lambda: local)
+    ran = kgen("tune", *SMALL[:-2], *arguments, "--trials", "1")
+    assert ran.code == 2 and re.search(sentence, ran.err) and ran.out == ""
+
+
+@needs_nvrtc
+def test_a_database_that_refuses_is_named_without_its_password(kgen: Any) -> None:
+    pytest.importorskip("psycopg")
+    url = "postgresql+psycopg://kgen:secret@127.0.0.1:1/studies"
+    ran = kgen("tune", *SMALL, "--storage", url, "--trials", "1", "--json")
+    assert ran.code == 2 and "127.0.0.1:1 did not" in ran.err and "Connection refused" in ran.err
+    assert "secret" not in ran.err and "Traceback" not in ran.err
 
 
 @needs_nvrtc

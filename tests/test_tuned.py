@@ -23,7 +23,7 @@ from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.devices import local_devices
 from kgen.errors import InfeasibleError, TunedConfigError
-from kgen.tuned import load_file, lookup, save
+from kgen.tuned import load_file, lookup, near, save
 
 PACKAGED_DIR = tuned.packaged_dir
 
@@ -311,3 +311,20 @@ def test_packaged_files_can_be_read() -> None:
     assert (PACKAGED_DIR() / "__init__.py").is_file()
     for path in PACKAGED_DIR().glob("*/*.json"):
         assert load_file(path).block == path.parent.name
+
+
+def test_near_configs_are_of_every_gpu_and_can_run_here(
+    folders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(problem: ConvFirst, config: PortableConfig, device: Any) -> None:
+        if config.stages == 6:
+            raise InfeasibleError("stages", "stages must be less")
+
+    plan_with(monkeypatch, plan)
+    near_here, near_there, far, illegal = (replace(CONFIG, stages=stages) for stages in (2, 3, 4, 6))
+    save(entry(replace(PROBLEM, batch=1024), config=far), A100, folders.user)
+    save(entry(replace(PROBLEM, batch=64), config=near_there), A100, folders.explicit)
+    save(entry(replace(PROBLEM, batch=64), config=near_here), H200, folders.user)
+    save(entry(PROBLEM, config=illegal), H200, folders.user)
+    assert near(PROBLEM, H200, folders.explicit, 9) == [near_here, near_there, far]
+    assert near(PROBLEM, A100, folders.explicit, 2) == [near_there, near_here]

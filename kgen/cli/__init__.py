@@ -1,4 +1,4 @@
-"""The command line, ``kgen --help``: tune, record, check, explain, waterline, bench, profile, report, show, ...
+"""The command line, ``kgen --help``: tune, record, retest, check, explain, waterline, bench, profile, report, ...
 
 Results go to stdout, as one JSON document with ``--json``; progress and errors go to stderr. Bad input ends with one
 sentence and exit code 2, a kernel that fails its check with 1, Ctrl-C with 130.
@@ -20,6 +20,7 @@ from kgen.cli.listing import devices, show
 from kgen.cli.profile import profile
 from kgen.cli.record import record_app
 from kgen.cli.report import report
+from kgen.cli.retest import retest
 from kgen.cli.tune import tune_app
 from kgen.cli.waterline import waterline_app
 from kgen.errors import KgenError
@@ -39,6 +40,7 @@ app.add_typer(explain_app, name="explain")
 app.add_typer(waterline_app, name="waterline")
 app.add_typer(bench_app, name="bench")
 app.command()(profile)
+app.command()(retest)
 app.command()(show)
 app.command()(compare)
 app.command()(gap_plot)

@@ -69,11 +69,12 @@ def _entries_table(file: TunedFile) -> Table:
         latency_us = measured.median_us if measured else entry.modelled_us
         error = measured.error if measured else entry.error
         how = "measured" if measured else "modelled"
+        fresh = entry.template_digest == template_digest(entry.config.template)
         rows.add_row(
             str(entry.problem),
             "" if latency_us is None else f"{latency_us:.1f}",
             "" if error is None else f"{error:.2g}",
-            how if entry.template_digest == template_digest(entry.config.template) else f"{how}, stale",
+            f"{how}, failed" if entry.failed else how if fresh else f"{how}, stale",
             f"{measured.efficiency:.1%}" if measured else "",
             f"{entry.attainable_efficiency:.1%}",
             str(entry.trials),

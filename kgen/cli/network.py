@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +24,12 @@ def tune_network(
     size: int,
     device: Device,
     *,
+    others: Sequence[Device] = (),
     trials: int,
     timeout_s: float,
     out: Path | None,
     storage: str | None,
+    sampler: str,
     seed: int,
     as_json: bool,
 ) -> bool:
@@ -35,28 +38,33 @@ def tune_network(
     Raises:
         what :func:`kgen.search.find` raises.
     """
-    from kgen.search import SearchInterrupted, find, one_of, silent, terminal_progress
+    from kgen.search import SearchInterrupted, find, one_of, open_bench, silent, terminal_progress
 
     problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
     missing = [problem for problem in problems if not is_tuned(problem, device, out)]
     if len(missing) < len(problems):
         print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
-    with nullcontext(silent) if as_json else terminal_progress() as progress:
-        for i, problem in enumerate(missing):
-            report = one_of(len(missing), i, progress)
-            try:
+    try:
+        with (
+            nullcontext(silent) if as_json else terminal_progress() as progress,
+            open_bench(device, others) if missing else nullcontext() as bench,
+        ):
+            for i, problem in enumerate(missing):
                 find(
                     problem,
                     device,
+                    others=others,
                     trials=trials,
                     timeout_s=timeout_s,
                     out=out,
                     storage=storage,
+                    sampler=sampler,
                     seed=seed,
-                    progress=report,
+                    progress=one_of(len(missing), i, progress),
+                    bench=bench,
                 )
-            except SearchInterrupted:
-                return False
+    except SearchInterrupted:
+        return False
     found = account(network, batch, size, device, out)
     if as_json:
         print_json(_document(found))

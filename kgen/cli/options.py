@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kgen.blocks import family
-from kgen.errors import ProblemError
+from kgen.devices import Device, find_device, local_devices
+from kgen.errors import DeviceError, ProblemError
 from kgen.machine import Config
 
 DeviceSpec = Annotated[
     str | None,
     typer.Option("--device", help="cuda:0, or a name from `kgen devices`; by default the first GPU or h200."),
 ]
+Gpus = Annotated[
+    str | None,
+    typer.Option(help="all, or ordinals such as 0,1: GPUs of this machine that search together, a process each."),
+]
 Folder = Annotated[Path | None, typer.Option("--folder", help="Folder of tuned configs to look in first.")]
 ConfigText = Annotated[str | None, typer.Option("--config", help="A config: JSON text, or a file that holds it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def find_targets(device: str | None, gpus: str | None) -> list[Device]:
+    """The device that ``--device`` names, or those of ``--gpus``: ``all`` of this machine, or ordinals as in ``0,1``.
+
+    Raises:
+        ProblemError: both are given, or ``gpus`` is neither.
+        DeviceError: one of them is unknown, there is none, or they are of several models.
+    """
+    if gpus is None:
+        return [find_device(device)]
+    if device is not None:
+        raise ProblemError(f"pass either --device or --gpus, but got {device!r} and {gpus!r}; drop one of them")
+    if gpus == "all":
+        found = list(local_devices())
+    elif re.fullmatch(r"\d+(,\d+)*", gpus):
+        found = [find_device(f"cuda:{ordinal}") for ordinal in dict.fromkeys(map(int, gpus.split(",")))]
+    else:
+        raise ProblemError(f"--gpus must be all, or ordinals with commas between, but got {gpus!r}; pass --gpus 0,1")
+    if not found:
+        raise DeviceError("--gpus searches on this machine's GPUs, but none was found; check nvidia-smi or drop it")
+    if len({replace(one, ordinal=None) for one in found}) > 1:
+        models = ", ".join(f"cuda:{one.ordinal} {one.title}" for one in found)
+        raise DeviceError(f"GPUs that search together must be of one model, but got {models}; name equal ones")
+    return found
 
 
 def parse_config(family_name: str, text: str) -> Any:

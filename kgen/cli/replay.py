@@ -9,13 +9,13 @@ from typing import Any
 from kgen.cli.options import config_line, print_json
 
 
-def tune_replayed(path: Path, *, trials: int, timeout_s: float, seed: int, as_json: bool) -> None:
+def tune_replayed(path: Path, *, trials: int, timeout_s: float, sampler: str, seed: int, as_json: bool) -> None:
     """Search the space recorded in a file, and print what was found and what that took; nothing is saved."""
     from kgen.search import read_recorded, replay, silent, terminal_progress
 
     recorded = read_recorded(path)
     with nullcontext(silent) if as_json else terminal_progress() as progress:
-        replayed = replay(recorded, trials=trials, timeout_s=timeout_s, seed=seed, progress=progress)
+        replayed = replay(recorded, trials=trials, timeout_s=timeout_s, sampler=sampler, seed=seed, progress=progress)
     document: dict[str, Any] = {
         "problem": recorded.header.problem.to_json(),
         "configs": len(recorded.evaluations),

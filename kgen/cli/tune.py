@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kgen.arrays import KernelProblem
-from kgen.cli.options import AsJson, DeviceSpec, config_line, print_json
+from kgen.cli.options import AsJson, DeviceSpec, Gpus, config_line, find_targets, print_json
 from kgen.cli.problems import for_every_family
-from kgen.devices import Device, find_device
+from kgen.devices import Device
 from kgen.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ Timeout = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of tuned configs to save in; the user's by default.")]
 Storage = Annotated[
-    str | None, typer.Option(help="Journal file or database URL of the study; in the user's cache by default.")
+    str | None,
+    typer.Option(
+        help="Journal file of the study (default: in the user's cache), or URL of a database, which machines can share."
+    ),
 ]
+Sampler = Annotated[str, typer.Option(help="What proposes configs: kgen, tpe, random, gp or cmaes.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
 
 
@@ -61,8 +65,10 @@ def _tune_all(
     trials: Trials = None,
     timeout: Timeout = None,
     device: DeviceSpec = None,
+    gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +78,7 @@ def _tune_all(
         from kgen.cli.replay import tune_replayed
 
         limits = {"trials": MEASURED_TRIALS, "timeout_s": MEASURED_TIMEOUT_S} | _given(trials, timeout)
-        tune_replayed(replay, **limits, seed=seed, as_json=as_json)
+        tune_replayed(replay, **limits, sampler=sampler, seed=seed, as_json=as_json)
         return
     if network is None:
         raise ProblemError(
@@ -81,12 +87,12 @@ def _tune_all(
     from kgen.cli.network import tune_network
     from kgen.networks import variant
 
-    target = find_device(device)
+    target, *others = find_targets(device, gpus)
     limits = _limits(target, trials, timeout)
     kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
     whole = replace(variant(network), **kind)
-    search: dict[str, Any] = {"out": out, "storage": storage, "seed": seed, "as_json": as_json}
-    if not tune_network(whole, batch, size, target, **limits, **search):
+    search: dict[str, Any] = {"others": others, "out": out, "storage": storage, "sampler": sampler, "seed": seed}
+    if not tune_network(whole, batch, size, target, **limits, **search, as_json=as_json):
         raise typer.Exit(INTERRUPTED)
 
 
@@ -111,23 +117,27 @@ def _tune(
     trials: Trials = None,
     timeout: Timeout = None,
     device: DeviceSpec = None,
+    gpus: Gpus = None,
     out: Out = None,
     storage: Storage = None,
+    sampler: Sampler = "kgen",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Search for its fastest config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
     from kgen.search import SearchInterrupted, find, silent, terminal_progress
 
-    target = find_device(device)
+    target, *others = find_targets(device, gpus)
     with nullcontext(silent) if as_json else terminal_progress() as progress:
         try:
             found: Found | None = find(
                 problem,
                 target,
+                others=others,
                 **_limits(target, trials, timeout),
                 out=out,
                 storage=storage,
+                sampler=sampler,
                 seed=seed,
                 progress=progress,
             )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -73,18 +75,35 @@ def test_what_is_not_tuned_or_stale_has_no_time(tmp_path: Path) -> None:
 
 
 def run(out: Path, as_json: bool = False) -> bool:
+    limits = {"trials": 3, "timeout_s": 9.0}
     return command.tune_network(
-        NETWORK, 2, 8, H200, trials=3, timeout_s=9.0, out=out, storage=None, seed=5, as_json=as_json
+        NETWORK, 2, 8, H200, others=[H200], **limits, out=out, storage=None, sampler="tpe", seed=5, as_json=as_json
     )
+
+
+def open_benches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Those that are opened from now on, of which none starts a process."""
+    opened: list[object] = []
+
+    @contextmanager
+    def open_bench(device: Any, others: Any) -> Iterator[object]:
+        opened.append(object())
+        yield opened[-1]
+
+    monkeypatch.setattr("kgen.search.open_bench", open_bench)
+    return opened
 
 
 def test_a_network_is_tuned_problem_by_problem_and_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
+    benches = open_benches(monkeypatch)
 
-    def find(problem: Any, device: Any, *, out: Path, progress: Any, **rest: Any) -> None:
-        assert rest == {"trials": 3, "timeout_s": 9.0, "storage": None, "seed": 5} and device is H200
+    def find(problem: Any, device: Any, *, out: Path, progress: Any, bench: object, **rest: Any) -> None:
+        assert [bench] == benches, "one serves all problems, since it takes seconds to start"
+        assert rest == {"others": [H200], "trials": 3, "timeout_s": 9.0, "storage": None, "sampler": "tpe", "seed": 5}
+        assert device is H200
         asked.append(problem)
         save(problem, out, 10.0)
 
@@ -97,6 +116,7 @@ def test_a_network_is_tuned_problem_by_problem_and_only_once(
     assert "57.0" in shown.out and "modelled" in shown.out and "not tuned" not in shown.out
     asked.clear()
     assert run(tmp_path, as_json=True) and not asked
+    assert len(benches) == 1, "where nothing is to be tuned, none is opened"
 
 
 def test_an_interrupted_network_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +127,7 @@ def test_an_interrupted_network_keeps_what_was_found(tmp_path: Path, monkeypatch
             raise SearchInterrupted(None)
         save(problem, tmp_path, 10.0)
 
+    open_benches(monkeypatch)
     monkeypatch.setattr("kgen.search.find", find)
     assert not run(tmp_path)
     assert account(NETWORK, 2, 8, H200, tmp_path).rows[0].us == 10.0

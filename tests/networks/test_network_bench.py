@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from kgen.cli.bench import _batches, _record
+from kgen.cli.bench import _record
+from kgen.cli.options import parse_batches
 from kgen.devices import find_device
 from kgen.errors import DeviceError, ProblemError
 from kgen.machine import ideal_us
@@ -70,9 +71,9 @@ def test_an_unknown_peer_is_named() -> None:
 
 @pytest.mark.parametrize("text", ["", "1,", "a"])
 def test_batches_are_integers(text: str) -> None:
-    assert _batches("1,32") == [1, 32]
+    assert parse_batches("--batch", "1,32") == [1, 32]
     with pytest.raises(ProblemError, match="--batch must be integers with commas between"):
-        _batches(text)
+        parse_batches("--batch", text)
 
 
 def test_an_unwritable_file_is_named(tmp_path: Any) -> None:

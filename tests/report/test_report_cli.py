@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "strange figure": (strange_figure, "has not (ValueError: 'many' is not a finite number)"),
     "no figure": (no_figure, "has not (ValueError: it passed without a latency and an efficiency)"),
     "no file": (lambda path: str(path), "is no file; check the path"),
-    "unreachable": (lambda path: "postgresql://user:secret@127.0.0.1:1/none", "cannot be opened as a study"),
+    "unreachable": (lambda path: "postgresql://user:secret@127.0.0.1:1/none", "user:***@127.0.0.1:1/none"),
     "a folder": (lambda path: str(path.parent), "is no file; check the path"),
 }
 

@@ -136,6 +136,6 @@ def make_search(
     improved: Any = lambda search: None,
 ) -> Search:
     history, space = History(study, config_from_json, plan), make_space()
-    study.sampler = make_sampler(space, study, seed)
+    study.sampler = make_sampler("tpe", space, study, plan, seed)
     limits = Limits(trials, timeout_s, ahead=3)
     return Search(study, space, plan, bench, history, limits, report=report, improved=improved)

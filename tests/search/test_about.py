@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -41,3 +42,13 @@ def test_another_schema_is_refused(changes: dict[str, Any] | None, sentence: str
         study.set_user_attr(ATTRIBUTE, study.user_attrs[ATTRIBUTE] | changes)
     with pytest.raises(StudyError, match=sentence):
         About.read(study)
+
+
+def test_a_study_is_joined_from_any_gpu_of_the_model_and_from_no_other() -> None:
+    study = optuna.create_study(study_name="one")
+    device = find_device("h200")
+    About(PROBLEMS[0], replace(device, ordinal=0)).join(study)
+    About(PROBLEMS[0], replace(device, ordinal=1)).join(study)
+    assert About.read(study).device.ordinal == 0
+    with pytest.raises(StudyError, match=r"GPUs of one model, but 'one' has times of NVIDIA H200 \(132 SMs.* \(78 SMs"):
+        About(PROBLEMS[0], replace(device, sms=78)).join(study)

@@ -127,12 +127,31 @@ def test_an_interrupted_run_goes_on_where_it_stopped(study: optuna.Study) -> Non
     with pytest.raises(KeyboardInterrupt):
         search.run()
     assert search.history.evaluated == 4
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
     rest = FakeBench()
     resumed = make_search(study, rest, 10, seed=1)
     assert resumed.history.evaluated == 4 and resumed.history.best == search.history.best
     resumed.run()
     assert len(rest.log) == 6 and not set(rest.log) & set(bench.log)
     assert resumed.seconds >= search.history.seconds
+
+
+def test_what_another_tuner_is_at_is_left_to_it_and_what_it_found_is_learned(study: optuna.Study) -> None:
+    second = FakeBench()
+
+    class First(FakeBench):
+        def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            if not self.log:  # a tuner of the same seed joins, while three candidates are with this one
+                make_search(study, second, 12, timeout_s=1.0).run()
+            return super().finish(*args, **kwargs)
+
+    first = First()
+    search = make_search(study, first, 12)
+    search.run()
+    assert (len(first.log), len(second.log)) == (3, 9)
+    assert len(set(first.log + second.log)) == search.history.evaluated == 12
+    assert search.history.best_efficiency == study.best_value
 
 
 class FirstLeft(SpaceSampler):

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+from kgen.search.samplers import make_sampler
 from kgen.search.space import Extent, Space, legal_space, recorded_space
 from search_fakes import CHOICES, DEFAULT, FakeConfig, SplitConfig, config_from_json, feasible, make_space
 
@@ -76,6 +77,17 @@ def test_a_good_config_brings_its_neighbours_where_a_side_is_sampled() -> None:
     assert str(space) == "1 of about 1e+09 fused, all 1 split"
 
 
+def test_a_config_from_elsewhere_is_listed_or_stands_for_the_nearest() -> None:
+    sampled = {"fused": Extent(False, 1e9, 1), "split": Extent(True, 1, 1)}
+    near: Any = FakeConfig("fused", 1, 2, 16)
+    space = Space(config_from_json, CHOICES, [DEFAULT], sampled, lambda config: [near], 0)  # type: ignore[list-item]
+    inside: Any = FakeConfig("fused", 2, 2, 32)
+    assert space.admit(inside) == inside and set(space.left) == {DEFAULT, inside, near}
+    assert space.admit(FakeConfig("fused", 1, 3, 20)) == near  # type: ignore[arg-type]
+    assert space.admit(FakeConfig("fused", 3, 2, 48)) == inside  # type: ignore[arg-type]
+    assert space.admit(FakeConfig("unknown", 3, 2, 48)) is None  # type: ignore[arg-type]
+
+
 def test_every_listed_config_is_legal_and_listed_once() -> None:
     seeds = [default_config(PROBLEM, H200)]
     two = {side: fields for side, fields in choices(PROBLEM, H200).items() if side in ("split", "wgmma_fused")}
@@ -96,6 +108,21 @@ def test_a_problem_without_a_legal_config_names_what_left_none() -> None:
         legal_space(PROBLEM, H200, {"wgmma_fused": {**fields, "warpgroups": ()}}, [], 0)
     with pytest.raises(InfeasibleError, match=r"no choice of .*hidden_chunk.* obeys the rule 'hidden_chunk'"):
         legal_space(PROBLEM, H200, {"wgmma_fused": {**fields, "hidden_chunk": (24, 40)}}, [], 0)
+
+
+def test_a_side_without_a_legal_config_stays_a_choice_of_trials() -> None:
+    fields = choices(PROBLEM, H200)
+    sides = {"wgmma_fused": fields["wgmma_fused"], "split": {**fields["split"], "hidden_split": (3,)}}
+    space = legal_space(PROBLEM, H200, sides, [], 0)
+    assert set(space.extents) == {"wgmma_fused"} and set(space.choices) == set(sides)
+    study = optuna.create_study(direction="maximize")
+    study.sampler = make_sampler("tpe", space, study, lambda config: plan(PROBLEM, config, H200), 0)  # type: ignore
+    for _ in range(12):
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        assert config.boundary == "wgmma_fused"
+        study.tell(trial, 1.0)
 
 
 def test_a_recorded_space_has_its_configs_alone() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kgen.search.storage import RETRY_OF, SEEDED, open_study, read_studies
+from kgen.search.retry import RETRY_OF, SEEDED
+from kgen.search.storage import open_study, read_studies
 from optuna.trial import TrialState
 
 from kgen.errors import StudyError
@@ -114,6 +116,24 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
             study.tell(study.ask(), 0.125)
     with open_study(str(path), "one") as study:
         assert [trial.value for trial in study.trials] == [0.25, 0.125, 0.125]
+
+
+def test_a_full_disk_ends_a_study_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.journal"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(StudyError, match=r"writing .*a\.journal failed \(No space left on device\); .* goes on"),
+        open_study(str(path), "one") as study,
+    ):
+        study.tell(study.ask(), 0.25)
+        with monkeypatch.context() as patch:
+            patch.setattr("optuna.storages.journal._file.os.fsync", full)
+            study.ask()
+    with open_study(str(path), "one") as study:
+        assert study.best_value == 0.25
 
 
 @pytest.mark.parametrize("name", ["folder", "missing/journal.log/x"])

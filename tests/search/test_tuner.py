@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
+import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kgen.search import SearchInterrupted, Snapshot, find, silent, tune, tuner
+from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, open_bench, shared, silent, tune, tuner
 from kgen.search.about import About
-from kgen.search.storage import read_studies
+from kgen.search.shared import PROCESS
+from kgen.search.storage import open_study, read_studies
+from optuna.trial import TrialState
 
 from kgen import tuned
 from kgen.blocks.convfirst import choices, favourites
@@ -43,6 +51,9 @@ needs_nvrtc = pytest.mark.skipif(nvrtc_version() is None, reason="needs NVRTC, w
 
 
 class FakePool:
+    def __init__(self, processes: int) -> None:
+        assert processes >= 1
+
     def __enter__(self) -> FakePool:
         return self
 
@@ -190,9 +201,20 @@ def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker],
     assert len(entries(tmp_path / "out")) == 2
 
 
+def test_searches_one_after_the_other_may_share_a_bench(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    only = {"timeout_s": 60, "sampler": "kgen", "seed": 0, "progress": silent, "out": tmp_path, "storage": None}
+    with open_bench(LOCAL) as bench:
+        worker = bench._worker
+        for batch in (1, 2):
+            found = find(replace(PROBLEM, batch=batch), LOCAL, trials=3, bench=bench, **only)
+            assert found.entry.trials == 3
+        assert isinstance(worker, FakeWorker) and worker.jobs == 6
+    assert len(entries(tmp_path)) == 2
+
+
 def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    only = {"timeout_s": 60, "out": out, "seed": 0, "progress": silent}
+    only = {"timeout_s": 60, "out": out, "sampler": "kgen", "seed": 0, "progress": silent}
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
     first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
     fakes.latency_us = 50.0
@@ -202,6 +224,184 @@ def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWork
     fakes.answer, fakes.latency_us = staticmethod(lambda number: None), 1.0
     third = find(PROBLEM, LOCAL, trials=1, storage=str(tmp_path / "3"), **only)
     assert third.kept is None and entries(out)[0]["measured"]["median_us"] == 2.0
+
+
+def test_of_two_tuners_of_a_problem_the_slower_never_replaces_the_faster(
+    fakes: type[FakeWorker], tmp_path: Path
+) -> None:
+    """Not even when the faster one's entry was saved after the slower one had started."""
+    out = tmp_path / "out"
+
+    def answer(number: int) -> Result | None:
+        if number == 2:
+            fakes.latency_us, fakes.answer = 1.0, staticmethod(lambda number: None)
+            tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=out, storage=str(tmp_path / "2"), seed=1)
+            fakes.latency_us = 30.0
+        return Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None
+
+    fakes.answer = staticmethod(answer)
+    slower = {"timeout_s": 60, "out": out, "storage": str(tmp_path / "1"), "sampler": "kgen", "seed": 0}
+    found = find(PROBLEM, LOCAL, trials=4, progress=silent, **slower)
+    assert found.kept is not None and found.kept.measured is not None and found.kept.measured.median_us == 2.0
+    assert [one["measured"]["median_us"] for one in entries(out)] == [2.0]
+
+
+def test_a_full_disk_ends_the_search_with_a_sentence_and_keeps_file_and_study(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, where = tmp_path / "out", {"timeout_s": 60, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
+    tune(replace(PROBLEM, batch=2), LOCAL, trials=1, timeout_s=60, out=out)
+    before = (out / FILE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kgen.env.Path.replace", full)
+        with pytest.raises(TunedConfigError, match=r"nvidia-h200\.json failed \(No space left on device\); choose"):
+            tune(PROBLEM, LOCAL, trials=3, **where)
+    assert (out / FILE).read_bytes() == before
+    assert [path.name for path in (out / FILE).parent.glob("*.tmp")] == []
+    assert tune(PROBLEM, LOCAL, trials=3, **where).measured is not None
+    assert len(entries(out)) == 2
+
+
+class TwoGpus:
+    """Workers of two GPUs, whose processes log what they measure; ``fate`` is what becomes of the second's process."""
+
+    def __init__(self, log: Path, fate: Callable[[int], None] = lambda number: None) -> None:
+        self._log = log
+        self._fate = fate
+
+    def __call__(self, device: Device) -> FakeWorker:
+        two = self
+
+        class Worker(FakeWorker):
+            def run(self, job: Job, timeout_s: float) -> Result:
+                time.sleep(0.05)
+                if device.ordinal == 1:
+                    two._fate(self.jobs)
+                with two._log.open("a") as log:
+                    log.write(json.dumps([device.ordinal, os.getpid(), job.config.to_json()]) + "\n")
+                self.jobs += 1
+                time_us = 50.0 - 20 * (device.ordinal == 1) + self.jobs
+                share = efficiency(job.problem.flops, time_us, job.device)
+                return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, share, 1e-4), error=1e-4)
+
+        return Worker(device)
+
+    @property
+    def measured(self) -> list[tuple[int, int, str]]:
+        return [(ordinal, pid, str(config)) for ordinal, pid, config in map(json.loads, self._log.open())]
+
+
+@pytest.fixture
+def forked(fakes: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "CONTEXT", multiprocessing.get_context("fork"))  # which inherits the fakes
+
+
+def find_on_two(tmp_path: Path, trials: int, *, timeout_s: float = 60, **more: Any) -> Found:
+    others, out = [replace(LOCAL, ordinal=1)], tmp_path / "out"
+    only = {"timeout_s": timeout_s, "seed": 0, "progress": silent, "storage": None, "sampler": "kgen"} | more
+    return find(PROBLEM, LOCAL, others=others, trials=trials, out=out, **only)
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("storage", ["journal", "server"])
+def test_two_gpus_share_a_search_and_its_best_is_saved(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    gpus = TwoGpus(tmp_path / "log")
+    snapshots: list[Snapshot] = []
+    monkeypatch.setattr(tuner, "Worker", gpus)
+    where = None if storage == "journal" else request.getfixturevalue("database")
+    found = find_on_two(tmp_path, 20, storage=where, progress=snapshots.append)
+    measured = gpus.measured
+    assert {ordinal for ordinal, _, _ in measured} == {0, 1} and len({pid for _, pid, _ in measured}) == 2
+    configs = [config for *_, config in measured]
+    assert len(configs) == len(set(configs)) and 20 <= len(configs) <= 22
+    assert found.entry.measured is not None and found.entry.measured.median_us == 31.0  # the second's first
+    assert entries(tmp_path / "out")[0]["measured"]["median_us"] == 31.0 and found.kept is None
+    assert snapshots[-1].done == found.entry.trials == len(configs) and snapshots[-1].best_us == 31.0
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_gpus_process_that_dies_leaves_its_candidates_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fate(number: int) -> None:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    gpus = TwoGpus(tmp_path / "log", fate)
+    monkeypatch.setattr(tuner, "Worker", gpus)
+    with pytest.warns(UserWarning, match="one GPU's search ended with exit code -9; the others go on"):
+        found = find_on_two(tmp_path, 20, storage=str(tmp_path / "a.journal"))
+    configs = [config for *_, config in gpus.measured]
+    assert len(configs) == len(set(configs)) and found.entry.trials >= 20
+    assert [ordinal for ordinal, *_ in gpus.measured].count(1) == 2
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+
+
+def tune_ever_faster(storage: str, out: Path, seed: int) -> None:
+    """A tuner whose every candidate is the best so far, and saved."""
+    tune(PROBLEM, LOCAL, trials=10_000, timeout_s=60, out=out, storage=storage, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_tuners_killed_at_random_leave_a_file_that_is_valid_and_a_study_without_running_trials(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    def answer(number: int) -> Result:
+        time_us = 2e3 - (time.time() - start_s)
+        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, 1 / time_us, 0.0), error=0.0)
+
+    start_s, draw, out, medians = time.time(), random.Random(0), tmp_path / "out", [2e3]
+    fakes.answer = staticmethod(answer)
+    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(shared, "GRACE_S", 2)
+    for seed in range(3):
+        arguments = [(database, out, 2 * seed + number) for number in range(2)]
+        tuners = [multiprocessing.get_context("fork").Process(target=tune_ever_faster, args=one) for one in arguments]
+        for tuner_process in tuners:
+            tuner_process.start()
+        while not (out / FILE).exists() or entries(out)[0]["measured"]["median_us"] == medians[-1]:
+            time.sleep(0.05)
+        time.sleep(draw.random())
+        for tuner_process in tuners:
+            tuner_process.kill()
+            tuner_process.join()
+        (saved,) = tuned.load_file(out / FILE).entries
+        assert saved.measured is not None
+        medians.append(saved.measured.median_us)
+    assert medians == sorted(medians, reverse=True)  # nothing saved was lost
+    (study,) = read_studies(database)
+    with open_study(database, study.study_name):
+        end_s = time.monotonic() + 20
+        while study.get_trials(states=(TrialState.RUNNING,)):
+            assert time.monotonic() < end_s
+            time.sleep(0.2)
+    best = max(trial.value or 0.0 for trial in study.get_trials(states=(TrialState.COMPLETE,)))
+    assert best >= 1 / (medians[-1] + 1e-3)  # a file has nanoseconds
+
+
+@pytest.mark.usefixtures("forked")
+def test_ctrl_c_ends_the_other_gpus_search_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = TwoGpus(tmp_path / "log")
+    monkeypatch.setattr(tuner, "Worker", gpus)
+
+    def interrupt(snapshot: Snapshot) -> None:
+        if snapshot.done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SearchInterrupted) as caught:
+        find_on_two(tmp_path, 500, storage=str(tmp_path / "a.journal"), progress=interrupt)
+    assert caught.value.found is not None and multiprocessing.active_children() == []
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert find_on_two(tmp_path, 20, storage=str(tmp_path / "a.journal")).entry.trials >= 20
 
 
 def test_a_corrupt_file_is_refused_before_the_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
@@ -248,6 +448,24 @@ def test_a_search_without_a_gpu(tmp_path: Path) -> None:
     assert resumed.config == entry.config and resumed.trials == 3
 
 
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
+    only = {
+        "timeout_s": 120,
+        "out": tmp_path / "out",
+        "storage": str(tmp_path / "a.journal"),
+        "sampler": "kgen",
+        "seed": 0,
+    }
+    found = find(PROBLEM, NAMED, others=[NAMED], trials=6, progress=silent, **only)
+    assert 6 <= found.entry.trials <= 7
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    asked = {trial.user_attrs[PROCESS] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+    assert len(asked) == 2 and study.get_trials(states=(TrialState.RUNNING,)) == []
+
+
 @pytest.mark.gpu
 def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     problem, device = ConvFirst(4, 14, 14, 64), local_devices()[0]
@@ -255,3 +473,23 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     assert entry.measured is not None and entry.trials == 6
     assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
     assert 0 < entry.measured.efficiency < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(len(local_devices()) < 2, reason="needs two GPUs in this machine")
+@pytest.mark.timeout(300)
+def test_a_search_with_two_gpus(tmp_path: Path) -> None:
+    problem, (first, second) = ConvFirst(4, 14, 14, 64), local_devices()[:2]
+    only = {
+        "timeout_s": 200,
+        "out": tmp_path / "out",
+        "storage": str(tmp_path / "a.journal"),
+        "sampler": "kgen",
+        "seed": 0,
+    }
+    found = find(problem, first, others=[second], trials=60, progress=silent, **only)
+    (study,) = read_studies(str(tmp_path / "a.journal"))
+    ended = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({trial.user_attrs[PROCESS] for trial in ended}) == 2
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert found.entry.measured is not None and found.entry.measured.efficiency == study.best_value

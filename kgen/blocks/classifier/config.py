@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from kgen.blocks.configs import config_of
+from kgen.blocks.configs import config_of, values_of
 
 SIDE = "portable"
 
@@ -36,7 +36,7 @@ class ClassifierConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 def config_from_json(values: Mapping[str, Any]) -> ClassifierConfig:

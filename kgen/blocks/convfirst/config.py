@@ -7,11 +7,11 @@ Each side has a class of configs with the fields that its kernels need.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from kgen.blocks.activations import Sigmoid
-from kgen.blocks.configs import config_of
+from kgen.blocks.configs import config_of, values_of
 
 Boundary = Literal["fused", "split", "layers"]
 WeightResidency = Literal["resident", "streamed"]
@@ -72,7 +72,7 @@ class PortableConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class WgmmaFusedConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class WgmmaLayersConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ClusterConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 WgmmaConfig = WgmmaFusedConfig | WgmmaLayersConfig

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from kgen.blocks.activations import Sigmoid
-from kgen.blocks.configs import config_of
+from kgen.blocks.configs import config_of, values_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PortableConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 @dataclass(frozen=True)

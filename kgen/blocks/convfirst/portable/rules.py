@@ -176,8 +176,8 @@ RULES: tuple[Rule, ...] = (
     _check_hidden,
     _check_outputs,
     _check_threads,
-    _check_registers,
     _check_shared,
+    _check_registers,
     _check_project_tile,
     _check_project_resources,
 )

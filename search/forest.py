@@ -1,0 +1,138 @@
+"""kgen's own sampler: the performance model's ranking, corrected by a random forest as times come in.
+
+The forest learns by how much log2 of a latency exceeds what the model predicts, of features of config and plan; a
+failure counts as twice the worst time. Proposed is what has the greatest expected improvement on the best time and, now
+and then, any other one that promises much, so that a wrong forest is found out. A candidate under way counts as what
+the forest expects of it, so that those that compile ahead differ from one another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import optuna
+from kgen.search.features import Features, Featurizer
+from kgen.search.samplers import ENDED, SpaceSampler
+from kgen.search.space import SWITCH, Space
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm
+from sklearn.ensemble import RandomForestRegressor
+
+from kgen.errors import InfeasibleError
+from kgen.machine import Config, Program
+from kgen.model import Constants
+
+_TREES = 64
+_LEAST_PASSED = 6
+"""Evaluations that passed before the forest has a say."""
+_EXPLORED, _PROMISING = 0.05, 1 / 16
+"""Share of proposals that do not have the greatest expected improvement, and of the configs they are one of."""
+_REFIT = 8
+"""The forest is grown anew when it lacks one in so many evaluations."""
+_LEAST_SPREAD = 1e-3
+
+
+class ForestSampler(SpaceSampler):
+    """Proposes what a random forest expects most of; ``plan`` makes a config's program.
+
+    ``constants`` are the performance model's, by default the device's.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        study: optuna.Study,
+        plan: Callable[[Config], Program],
+        seed: int,
+        constants: Constants | None = None,
+    ) -> None:
+        super().__init__(space)
+        self._rng = np.random.default_rng(seed)
+        self._featurize = Featurizer(space.choices, plan, constants)
+        self._features: dict[Config, Features] = {}
+        self._evaluated: dict[Config, float | None] = {}
+        """By config, log2 of its latency over the ideal one; None where it failed."""
+        self._under_way: dict[int, Config] = {}
+        self._expected: dict[Config, tuple[float, float]] = {}
+        """Mean and spread of what the trees say of the configs that were left when they grew."""
+        self._grown_with = 0
+        for trial in study.get_trials(deepcopy=False, states=ENDED):
+            self._learn(trial, trial.state, trial.values)
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
+        left = self._space.left
+        if sum(latency is not None for latency in self._evaluated.values()) < _LEAST_PASSED:
+            chosen = self._best_predicted(left)
+        else:
+            self._grow(left)
+            expecting = [config for config in left if config in self._expected]
+            explores = self._rng.random() < _EXPLORED
+            chosen = self._any_promising(expecting) if explores else self._most_promising(expecting)
+        self._under_way[trial.number] = chosen
+        return chosen
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._learn(trial, state, values)
+
+    def _learn(self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._under_way.pop(trial.number, None)
+        if state not in ENDED or trial.params.get(SWITCH) not in self._space.choices:
+            return
+        config = self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        with suppress(InfeasibleError):  # by rules that are new since it was proposed
+            self._of(config)
+            self._evaluated[config] = -math.log2(values[0]) if values else None
+
+    def _best_predicted(self, left: Sequence[Config]) -> Config:
+        """What the performance model ranks first on a side of which the fewest were proposed."""
+        proposed = Counter(config.boundary for config in (*self._evaluated, *self._under_way.values()))
+        return min(left, key=lambda config: (proposed[config.boundary], self._predicted(config)))
+
+    def _most_promising(self, left: Sequence[Config]) -> Config:
+        best = min(latency for latency in self._evaluated.values() if latency is not None)
+        mean, spread = np.array([self._expected[config] for config in left]).T
+        gain = (best - mean) / spread
+        return left[int(np.argmax(spread * (gain * norm.cdf(gain) + norm.pdf(gain))))]
+
+    def _any_promising(self, left: Sequence[Config]) -> Config:
+        ranked = sorted(left, key=lambda config: self._expected[config][0])
+        return ranked[int(self._rng.integers(math.ceil(len(ranked) * _PROMISING)))]
+
+    def _grow(self, left: Sequence[Config]) -> None:
+        """Grow the forest, and ask it of what is left, unless it knows nearly all there is to know."""
+        told = len(self._evaluated) + len(self._under_way)
+        if (told - self._grown_with) * _REFIT < self._grown_with and any(config in self._expected for config in left):
+            return
+        worst = max(latency for latency in self._evaluated.values() if latency is not None)
+        latencies = {config: worst + 1 if latency is None else latency for config, latency in self._evaluated.items()}
+        for config in self._under_way.values():
+            latencies.setdefault(config, self._expected.get(config, (worst, 0.0))[0])
+        forest = RandomForestRegressor(_TREES, max_features=0.5, random_state=int(self._rng.integers(1 << 31)))
+        excess = [latency - self._predicted(config) for config, latency in latencies.items()]
+        forest.fit(self._rows(list(latencies)), excess)
+        rows = self._rows(left)
+        trees = np.stack([tree.predict(rows, check_input=False) for tree in forest.estimators_])
+        mean = trees.mean(axis=0) + [self._predicted(config) for config in left]
+        spread = np.maximum(trees.std(axis=0), _LEAST_SPREAD)
+        self._expected |= dict(zip(left, zip(mean.tolist(), spread.tolist(), strict=True), strict=True))
+        self._grown_with = told
+
+    def _rows(self, configs: Sequence[Config]) -> Any:
+        return np.array([self._of(config) for config in configs])
+
+    def _predicted(self, config: Config) -> float:
+        """log2 of what the performance model predicts."""
+        return float(self._of(config)[0])
+
+    def _of(self, config: Config) -> Features:
+        found = self._features.get(config)
+        if found is None:
+            found = self._features[config] = self._featurize(config)
+        return found

@@ -1,0 +1,167 @@
+"""Samplers by name: whatever they propose is listed and new, failures are learnt, and searches go on and repeat."""
+
+from __future__ import annotations
+
+import json
+from statistics import median
+from typing import Any
+
+import optuna
+import pytest
+from kgen.search import samplers
+from kgen.search.features import ABSENT, Featurizer
+from kgen.search.replay import replay
+from kgen.search.samplers import SAMPLERS, check_sampler, make_sampler
+from kgen.search.space import Space, recorded_space
+from optuna.trial import TrialState
+from search_fakes import efficiency_of, make_space
+from synthetic import DEVICE, synthetic_space
+
+from kgen.blocks.convfirst import config_from_json, plan
+from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.errors import StudyError
+from kgen.model import predict_us
+
+PROBLEM = ConvFirst(2, 7, 7, 64)
+FAST = ("kgen", "tpe", "random", "cmaes")
+
+
+def installed(name: str) -> Any:
+    try:
+        check_sampler(name)
+    except StudyError as error:
+        return pytest.param(name, marks=pytest.mark.skip(reason=str(error)))
+    return name
+
+
+def plan_of(config: Any) -> Any:
+    return plan(PROBLEM, config, DEVICE)
+
+
+@pytest.mark.parametrize("name", [installed(name) for name in SAMPLERS])
+def test_each_proposal_is_listed_and_new(name: str) -> None:
+    trials = 60 if name in ("tpe", "random") else 24
+    replayed = replay(synthetic_space(PROBLEM, 60), trials=trials, timeout_s=1e9, sampler=name, seed=1)
+    configs = [config for config, _ in replayed.found]
+    assert len(configs) == len(set(configs)) >= min(trials, 55)
+
+
+@pytest.mark.parametrize("name", [installed(name) for name in FAST])
+def test_equal_seeds_propose_alike(name: str) -> None:
+    runs = [
+        replay(synthetic_space(PROBLEM, 60), trials=25, timeout_s=1e9, sampler=name, seed=seed) for seed in (1, 1, 2)
+    ]
+    assert runs[0].found == runs[1].found != runs[2].found
+
+
+@pytest.mark.parametrize("name", [installed(name) for name in FAST])
+def test_what_was_evaluated_is_what_a_study_has(name: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = real_space(), optuna.create_study(direction="maximize")
+    study.sampler = make_sampler(name, space, study, plan_of, 0)
+    for number in range(20):
+        trial = study.ask()
+        config = space.suggest(trial)
+        assert config in space and trial.params == space.params(config)
+        space.take(config)
+        if number % 4 == 3:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, 1 / predict_us(plan_of(config)))
+    resumed = make_sampler(name, space, study, plan_of, 1)
+    study.sampler = resumed
+    assert space.suggest(study.ask()) in space
+
+
+def real_space() -> Space:
+    return recorded_space(config_from_json, list(synthetic_space(PROBLEM, 60).evaluations))
+
+
+def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
+    space = synthetic_space(PROBLEM, 200)
+
+    def evaluations(name: str) -> float:
+        runs = (replay(space, trials=90, timeout_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
+        return median(run.until(0.0) or 91 for run in runs)
+
+    assert evaluations("kgen") <= evaluations("random") / 3
+
+
+def test_the_first_are_the_models_favourites_of_each_side() -> None:
+    recorded = synthetic_space(PROBLEM, 60)
+    first = [config for config, _ in replay(recorded, trials=4, timeout_s=1e9).found]
+    assert len({config.boundary for config in first}) == 4
+
+    def predicted(config: Any) -> float:
+        return predict_us(plan_of(config))
+
+    for config in first:
+        assert config == min((one for one in recorded.evaluations if one.boundary == config.boundary), key=predicted)
+    assert sorted(first, key=predicted) == first
+
+
+def test_failures_are_learnt_and_avoided() -> None:
+    """On a side whose every config fails, fewer are tried than chance would have it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = real_space(), optuna.create_study(direction="maximize")
+    study.sampler = make_sampler("kgen", space, study, plan_of, 0)
+    failing = [config for config in space.left if config.boundary == "fused"]
+    tried = []
+    for _ in range(30):
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        tried.append(config.boundary)
+        if config.boundary == "fused":
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, 1 / predict_us(plan_of(config)))
+    assert tried.count("fused") < 30 * len(failing) / (len(failing) + len(space))
+
+
+def test_candidates_under_way_differ() -> None:
+    space, study = real_space(), optuna.create_study(direction="maximize")
+    study.sampler = make_sampler("kgen", space, study, plan_of, 0)
+    asked = []
+    for _ in range(12):
+        trial = study.ask()
+        asked.append(space.suggest(trial))
+        space.take(asked[-1])
+    assert len(set(asked)) == 12
+
+
+def test_features_begin_with_the_models_prediction_and_name_what_a_side_lacks() -> None:
+    space = real_space()
+    featurize = Featurizer(space.choices, plan_of)
+    rows = {config.boundary: featurize(config) for config in space.left}
+    assert len({len(row) for row in rows.values()}) == 1
+    for config in space.left[:5]:
+        assert 2 ** featurize(config)[0] == pytest.approx(predict_us(plan_of(config)), rel=1e-5)
+    assert (rows["cluster"] == ABSENT).sum() > (rows["split"] == ABSENT).sum()
+
+
+def test_optunas_samplers_learn_what_stood_in_for_their_proposals() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = make_space(), optuna.create_study(direction="maximize")
+    study.sampler = sampler = make_sampler("tpe", space, study, plan_of, 0)
+    told = []
+    for _ in range(30):
+        trial = study.ask()
+        config: Any = space.suggest(trial)
+        space.take(config)
+        told.append(json.dumps(config.to_json(), sort_keys=True))
+        study.tell(trial, efficiency_of(config))
+    shadowed = []
+    for side, shadow in sampler._shadows.items():  # type: ignore[attr-defined]
+        for one in shadow.get_trials(states=(TrialState.COMPLETE,)):
+            values = {name: space.choices[side][name][place] for name, place in one.params.items()}
+            shadowed.append(json.dumps({"boundary": side, **values}, sort_keys=True))
+    assert sorted(shadowed) == sorted(told)
+
+
+def test_unknown_or_missing_samplers_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StudyError, match="sampler must be one of kgen, tpe, random, gp, cmaes, but got 'best'"):
+        check_sampler("best")
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match="sampler cmaes needs cmaes, but it is not installed; pip install cmaes"):
+        check_sampler("cmaes")

@@ -1,0 +1,227 @@
+"""A study on a database server: tuners that join and die, a server that restarts or does not answer."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import optuna
+import pytest
+from kgen.search import database as databases
+from kgen.search import shared
+from kgen.search.history import DUPLICATE_OF, History
+from kgen.search.retry import BEGAN, DEATHS
+from kgen.search.storage import open_study
+from optuna.trial import TrialState
+from postgres_server import Postgres
+from search_fakes import DEFAULT, FakeBench, config_from_json, make_search, make_space, plan
+
+from kgen.errors import StudyError
+
+TARGET = Path(__file__).with_name("kill_target.py")
+RUNNING = (TrialState.RUNNING,)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(shared, "GRACE_S", 2)
+    yield
+
+
+def start(url: str, trials: int, seed: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TARGET), url, str(trials), "0.02", str(seed)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def evaluated(study: optuna.Study) -> list[str]:
+    """Configs that were evaluated, once for each time."""
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [str(trial.user_attrs["config"]) for trial in ended if DUPLICATE_OF not in trial.user_attrs]
+
+
+def wait_for_none_running(study: optuna.Study) -> None:
+    end_s = time.monotonic() + 20
+    while study.get_trials(states=RUNNING):
+        assert time.monotonic() < end_s
+        time.sleep(0.2)
+
+
+def begin(study: optuna.Study) -> optuna.Trial:
+    """A trial in the midst of its evaluation."""
+    trial = study.ask()
+    trial.set_user_attr("config", make_space().suggest(trial).to_json())
+    trial.set_user_attr(BEGAN, True)
+    return trial
+
+
+def test_two_tuners_share_a_study_and_evaluate_nothing_twice(database: str) -> None:
+    benches = [FakeBench(delay_s=0.02), FakeBench(delay_s=0.02)]
+
+    def tune(bench: FakeBench) -> float | None:
+        with open_study(database, "one") as study:
+            search = make_search(study, bench, 16)  # of equal seeds
+            search.seed([DEFAULT])
+            search.run()
+            return search.history.best_efficiency
+
+    with ThreadPoolExecutor(2) as threads:
+        best, other_best = threads.map(tune, benches)
+    assert best == other_best  # each knows what the other found
+    configs = benches[0].log + benches[1].log
+    assert len(configs) == len(set(configs)) and 16 <= len(configs) <= 17
+    assert benches[0].log and benches[1].log
+    assert not optuna.load_study(study_name="one", storage=database).get_trials(states=RUNNING)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_tuners_killed_at_random_leave_nothing_running(database: str) -> None:
+    draw = random.Random(0)
+    survivor = start(database, 150, seed=0)
+    for seed in range(1, 5):
+        victim = start(database, 150, seed)
+        assert victim.stdout is not None
+        for _ in range(draw.randint(1, 10)):
+            victim.stdout.readline()
+        time.sleep(draw.random() * 0.03)
+        victim.kill()
+        victim.communicate()
+    assert survivor.communicate(timeout=100)[1] == "" and survivor.returncode == 0
+    with open_study(database, "killed") as study:
+        configs = evaluated(study)
+        assert len(configs) == len(set(configs)) and 150 <= len(configs) <= 152
+        wait_for_none_running(study)
+
+
+def test_a_dead_tuners_trial_is_tried_once_more_and_then_recorded_as_crashed(database: str) -> None:
+    for deaths in range(2):
+        with open_study(database, "one") as study:
+            begin(study)
+            study.own.clear()  # as if it had been killed
+        with open_study(database, "one") as study:
+            wait_for_none_running(study)
+            waiting = study.get_trials(states=(TrialState.WAITING,))
+            assert [trial.user_attrs[DEATHS] for trial in waiting] == [1] * (1 - deaths)
+    history = History(study, config_from_json, plan)
+    assert history.failures == {"crashed": 1} and "2 tuners died" in history.last_failure
+
+
+def test_a_trial_that_never_had_a_heartbeat_is_freed(database: str) -> None:
+    with open_study(database, "one"):
+        pass
+    optuna.load_study(study_name="one", storage=database).ask()
+    with open_study(database, "one") as study:
+        wait_for_none_running(study)
+
+
+def test_living_trials_outlast_the_grace_period(database: str) -> None:
+    with open_study(database, "one") as study, open_study(database, "one"):
+        trial = begin(study)
+        time.sleep(3)
+        study.tell(trial, 0.5)
+    assert study.best_value == 0.5 and len(study.trials) == 1
+
+
+def test_a_trial_that_was_freed_is_left_to_others(database: str) -> None:
+    class Freed(FakeBench):
+        def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            if not self.log:
+                study.free_all()  # as another tuner would, had this one slept
+            return super().finish(*args, **kwargs)
+
+    with open_study(database, "one") as study:
+        search = make_search(study, Freed(), 6)
+        search.seed([DEFAULT])
+        search.run()
+        configs = evaluated(study)
+        assert len(configs) == len(set(configs)) == 6 and str(DEFAULT.to_json()) in configs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_restarted_server_loses_nothing_that_ended(postgres: Postgres, database: str) -> None:
+    tuners = [start(database, 100, seed) for seed in range(2)]
+    for tuner in tuners:
+        assert tuner.stdout is not None
+        while int(tuner.stdout.readline()) < 10:
+            pass
+    postgres.stop()
+    time.sleep(1)
+    postgres.start()
+    for tuner in tuners:
+        _, said = tuner.communicate(timeout=60)
+        assert tuner.returncode == 0 or "a study's database must stay up, but 127.0.0.1:" in said
+    with open_study(database, "killed") as study:
+        before = evaluated(study)
+        assert len(before) == len(set(before)) >= 10
+        search = make_search(study, FakeBench(), 100)
+        search.run()
+        assert evaluated(study)[: len(before)] == before and 100 <= len(evaluated(study)) <= 102
+        wait_for_none_running(study)
+
+
+def test_a_server_that_restarts_is_waited_for(postgres: Postgres, database: str) -> None:
+    with open_study(database, "one") as study:
+        trial = begin(study)
+        postgres.stop()
+        postgres.start()
+        study.tell(trial, 0.5)
+        assert study.best_value == 0.5
+
+
+def test_a_server_that_stays_away_ends_the_search_with_a_sentence(
+    postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "RESTART_LIMIT_S", 0.5)
+    with (
+        pytest.raises(
+            StudyError, match=r"must stay up, but 127\.0\.0\.1:\d+ stopped answering; .* same command goes on"
+        ),
+        open_study(database, "one") as study,
+    ):
+        study.tell(begin(study), 0.5)
+        lost = begin(study)
+        postgres.stop()
+        try:
+            study.tell(lost, 0.25)
+        finally:
+            postgres.start()
+    with open_study(database, "one") as study:
+        assert study.best_value == 0.5
+        wait_for_none_running(study)
+        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+
+
+def test_a_server_that_refuses_is_named_without_the_password() -> None:
+    pytest.importorskip("psycopg")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(StudyError, match=rf"must let this machine in, but 127\.0\.0\.1:{port} did not") as caught:
+            open_study(f"postgresql+psycopg://kgen:secret@127.0.0.1:{port}/x", "one").__enter__()
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StudyError, match=r"needs the psycopg driver, .* pip install 'kgen\[postgresql\]'") as caught:
+        open_study("postgresql+psycopg://kgen:secret@127.0.0.1/x", "one").__enter__()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(databases, "CONNECT_LIMIT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        start_s = time.monotonic()
+        with pytest.raises(StudyError, match=r"did not .*timeout"):
+            open_study(f"postgresql+psycopg://kgen@127.0.0.1:{mute.getsockname()[1]}/x", "one").__enter__()
+        assert time.monotonic() - start_s < 5
