@@ -62,7 +62,7 @@ class WgmmaConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON-shaped."""
-        return asdict(self)
+        return values_of(self)
 
 
 PatchConvConfig = PortableConfig | WgmmaConfig
