@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kgen.arrays import Adapter, Layout, Layouts, adapter_of
@@ -42,20 +43,23 @@ class Step:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What runs for images of one shape and layout."""
+    """What runs for images of one shape and layout, and how to ask their library."""
 
     steps: tuple[Step, ...]
-    layouts: Layouts
+    adapter: Adapter
+    graph: LaunchGraph
 
-    def bound(self, x: int, y: int) -> tuple[Step, ...]:
-        """The steps of a call on images and logits at these addresses."""
-        first, *between, last = self.steps
-        return (replace(first, x=x), *between, replace(last, y=y))
 
-    def launch(self, x: int, y: int, stream: int) -> None:
-        """Queue the layers' kernels one by one."""
-        for step in self.bound(x, y):
-            step.launch(stream)
+def _bound(steps: tuple[Step, ...], x: int, y: int) -> tuple[Step, ...]:
+    """The steps of a call on images and logits at these addresses."""
+    first, *between, last = steps
+    return (replace(first, x=x), *between, replace(last, y=y))
+
+
+def _launch(steps: tuple[Step, ...], x: int, y: int, stream: int) -> None:
+    """Queue the layers' kernels one by one."""
+    for step in _bound(steps, x, y):
+        step.launch(stream)
 
 
 class GpuNetwork:
@@ -81,8 +85,6 @@ class GpuNetwork:
         self._runtime = runtime
         self._programs = programs
         self._shapes: dict[object, _Shape] = {}
-        self._graphs: dict[object, LaunchGraph] = {}
-        self._adapters: dict[object, Adapter] = {}
         self._memory: Any = None
         self._kept: list[Any] = []
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class GpuNetwork:
         key = _key(images)
         with self._lock:
             shape = self._shapes.get(key) or self._prepare(images, key)
-            adapter = self._adapters[key]
+            adapter = shape.adapter
             x = adapter.pointer(images, "x")
             if out is None:
                 out = adapter.empty_for(images)
@@ -119,7 +121,7 @@ class GpuNetwork:
             if self._runtime.streamIsCapturing(stream):
                 self._run_captured(shape, x, y, stream)
             else:
-                self._run(self._graphs[key], x, y, stream)
+                self._run(shape.graph, x, y, stream)
         return out
 
     def steps(self, images: Any, out: Any) -> tuple[Step, ...]:
@@ -133,8 +135,7 @@ class GpuNetwork:
         key = _key(images)
         with self._lock:
             shape = self._shapes.get(key) or self._prepare(images, key)
-            adapter = self._adapters[key]
-            return shape.bound(adapter.pointer(images, "x"), adapter.pointer(out, "out"))
+            return _bound(shape.steps, shape.adapter.pointer(images, "x"), shape.adapter.pointer(out, "out"))
 
     def _run(self, graph: LaunchGraph, x: int, y: int, stream: int) -> None:
         if stream != self._stream:
@@ -145,7 +146,7 @@ class GpuNetwork:
 
     def _run_captured(self, shape: _Shape, x: int, y: int, stream: int) -> None:
         """Into the caller's graph, which no other one can be launched into; its buffers must stay as long as this."""
-        shape.launch(x, y, stream)
+        _launch(shape.steps, x, y, stream)
         if not any(kept is self._memory for kept in self._kept):
             self._kept.append(self._memory)
 
@@ -170,10 +171,9 @@ class GpuNetwork:
             )
             for i, (layer, one) in enumerate(zip(layers, loaded, strict=True))
         )
-        shape = _Shape(steps, layouts)
         with self._cupy.cuda.Device(self._programs.ordinal):
-            self._graphs[key] = LaunchGraph(shape.launch)
-        self._shapes[key], self._adapters[key] = shape, adapter
+            graph = LaunchGraph(partial(_launch, steps))
+        shape = self._shapes[key] = _Shape(steps, adapter, graph)
         return shape
 
     def _reserve(self, size: int) -> int:
@@ -181,7 +181,6 @@ class GpuNetwork:
         if self._memory is None or self._memory.nbytes < size:
             self._done.synchronize()
             self._shapes.clear()
-            self._graphs.clear()
             self._memory = None
             with self._cupy.cuda.Device(self._programs.ordinal):
                 try:
