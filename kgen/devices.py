@@ -47,6 +47,11 @@ class Device:
         """The title as a file name: ``"nvidia-h200"``."""
         return _slug(self.title)
 
+    @property
+    def has_clusters(self) -> bool:
+        """Whether its CTAs form clusters, and a kernel may begin before the one before has ended: from sm_90 on."""
+        return int(self.arch.removeprefix("sm_")) >= 90
+
 
 @dataclass(frozen=True)
 class _Arch:

@@ -39,9 +39,9 @@ void land(AsyncCopy& copy) {
     if (copy.landed) return;
     copy.landed = true;
     if (copy.global)
-        memcpy(copy.shared, copy.global, 16);
+        memcpy(copy.shared, copy.global, copy.bytes);
     else
-        memset(copy.shared, 0, 16);
+        memset(copy.shared, 0, copy.bytes);
 }
 
 void land_at_random(Thread& thread) {
@@ -152,18 +152,19 @@ bool land_needed() {
     return eligible;
 }
 
-void copy_async(void* shared, const void* global, bool valid, Site site) {
-    if (valid) check_global(global, 16, false, "cp_async_16", site);
-    check_shared(shared, 16, true, "cp_async_16", site);
+void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Site site) {
+    const char* const what = bytes == 16 ? "cp_async_16" : "cp_async_8";
+    if (valid) check_global(global, bytes, false, what, site);
+    check_shared(shared, bytes, true, what, site);
     Word* word = words_at(static_cast<unsigned char*>(shared));
-    for (unsigned i = 0; i < 4; ++i) word[i].in_flight = static_cast<uint16_t>(threadIdx.x + 1);
-    memset(shared, kPoison, 16);
+    for (unsigned i = 0; i < bytes / 4; ++i) word[i].in_flight = static_cast<uint16_t>(threadIdx.x + 1);
+    memset(shared, kPoison, bytes);
     Thread& thread = current_thread();
     if (thread.first == thread.last) thread.first = thread.last = 0;
     if (thread.last == thread.capacity) thread.copies = grow(thread.copies, thread.capacity);
     thread.copies[thread.last++] = {static_cast<unsigned char*>(shared),
-                                    valid ? static_cast<const unsigned char*>(global) : nullptr, thread.open_group,
-                                    false};
+                                    valid ? static_cast<const unsigned char*>(global) : nullptr, bytes,
+                                    thread.open_group, false};
     land_at_random(thread);
 }
 
@@ -179,7 +180,7 @@ void wait_async(unsigned pending) {
         AsyncCopy& copy = thread.copies[thread.first];
         if (thread.open_group - copy.group <= pending) break;
         land(copy);
-        settle(copy.shared, 16, static_cast<uint16_t>(threadIdx.x), current_warp().stamp);
+        settle(copy.shared, copy.bytes, static_cast<uint16_t>(threadIdx.x), current_warp().stamp);
     }
 }
 
@@ -219,7 +220,7 @@ void end_cta_copies() {
     for (unsigned t = 0; t < state.launch->threads; ++t) {
         Thread& thread = state.cta->threads[t];
         for (uint32_t i = thread.first; i < thread.last; ++i)
-            for (unsigned j = 0; j < 4; ++j) words_at(thread.copies[i].shared)[j].in_flight = 0;
+            for (unsigned j = 0; j < thread.copies[i].bytes / 4; ++j) words_at(thread.copies[i].shared)[j].in_flight = 0;
         thread.first = thread.last = 0;
     }
     for (uint32_t i = deferred_count; i--;)

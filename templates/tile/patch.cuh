@@ -1,5 +1,6 @@
 // Patches of images as a pointwise layer's inputs: see tile/pointwise.cuh.
 #pragma once
+#include "ptx/narrow.cuh"
 #include "ptx/scalar.cuh"
 #include "tile/fragment.cuh"
 
@@ -47,10 +48,45 @@ __device__ inline u32 load_pixel(const unsigned char* p) {
 // of type T.
 template <class T, class Pixel, bool Planes, int Patch, int Height, int Width, int Channels>
 struct ImageInput {
+    // Inputs that lie one after another, of them all those of a row. Where both come in fours, so are inputs brought.
+    static constexpr int RUN = Planes ? Patch : Patch * Channels, PITCH = Planes ? Width : Width * Channels;
+    static constexpr bool FOURS = RUN % 4 == 0 && PITCH % 4 == 0;
     const Pixel* x;
 
     __device__ void copy(unsigned char* to, int pixel, int unit, bool real) const {
         const PatchPlace<Patch, Height, Width> at(pixel);
+        if constexpr (FOURS)
+            copy_fours(to, at, unit, real);
+        else
+            copy_single(to, at, unit, real);
+    }
+
+    __device__ void copy_fours(unsigned char* to, const PatchPlace<Patch, Height, Width>& at, int unit,
+                               bool real) const {
+        u32 bytes[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int k = unit * 8 + half * 4;
+            const bool present = real && k < Patch * Patch * Channels;
+            const Pixel* const from = x + (present ? offset(at, k) : 0);
+            if constexpr (sizeof(Pixel) == 2)
+                cp_async_8(to + half * 8, from, present);
+            else
+                bytes[half] = present ? load_global_u32(from) : 0;
+        }
+        if constexpr (sizeof(Pixel) == 1) {
+            Vec16 value;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const u32 two = bytes[i / 2] >> (i % 2 * 16);
+                value.word[i] = pack<T>(static_cast<float>(two & 0xff), static_cast<float>(two >> 8 & 0xff));
+            }
+            store_shared_16(to, value);
+        }
+    }
+
+    __device__ void copy_single(unsigned char* to, const PatchPlace<Patch, Height, Width>& at, int unit,
+                                bool real) const {
         u32 element[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {

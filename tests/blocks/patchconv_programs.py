@@ -8,9 +8,9 @@ from typing import Any
 from layer_programs import LayerExample
 
 from kgen.blocks.patchconv import Problem
-from kgen.blocks.patchconv.config import PatchConvConfig
+from kgen.blocks.patchconv.config import PortableConfig, WgmmaConfig
 
-PATCHCONV = PatchConvConfig(
+PATCHCONV = PortableConfig(
     boundary="portable",
     pixels=16,
     warps_m=1,
@@ -22,6 +22,7 @@ PATCHCONV = PatchConvConfig(
     sigmoid="exp2",
     ctas_per_sm=1,
 )
+WGMMA = WgmmaConfig(boundary="wgmma", warpgroups=1, outputs=32, stages=3, deferred=False, cluster=1, sigmoid="exp2")
 _OF_A_PROBLEM = {field.name for field in fields(Problem)}
 
 
@@ -31,6 +32,14 @@ def _example(batch: int, height: int, width: int, channels: int, outputs: int, p
     kinds = {name: rest.pop(name) for name in list(rest) if name in _OF_A_PROBLEM}
     problem = Problem(batch, height, width, channels, outputs, patch, **kinds)
     return LayerExample(problem, replace(PATCHCONV, pixels=tile, **rest), ctas)
+
+
+def _hopper(batch: int, height: int, width: int, channels: int, outputs: int, patch: int, **rest: Any) -> LayerExample:
+    """``items`` is the config's ``outputs``, those of a work item."""
+    ctas, items = rest.pop("ctas", 2), rest.pop("items", 32)
+    kinds = {name: rest.pop(name) for name in list(rest) if name in _OF_A_PROBLEM}
+    problem = Problem(batch, height, width, channels, outputs, patch, **kinds)
+    return LayerExample(problem, replace(WGMMA, outputs=items, **rest), ctas)
 
 
 # fmt: off
@@ -76,5 +85,36 @@ PATCHCONV_EXAMPLES = {
     "planes, 1x1": _example(2, 8, 8, 1, 16, 1, order="nchw", stages=4, ctas=1),
     "planes, 2x2": _example(3, 5, 7, 3, 48, 2, order="nchw", dtype="bfloat16", out_split=3),
     "planes, 4x4": _example(3, 13, 9, 1, 16, 4, order="nchw", activation="silu", sigmoid="tanh", stages=3, ctas=1),
+    # Inputs that come in fours, some of which only fill up a step.
+    "image in fours, 1x1": _example(2, 5, 7, 4, 16, 1),
+    "image in fours, 2x2": _example(1, 7, 10, 2, 16, 2, dtype="bfloat16", ctas=1),
+    "planes in fours, 4x4": _example(2, 9, 12, 3, 16, 4, order="nchw", chunk=48, stages=3),
+    "bytes in fours, 1x1": _example(2, 5, 3, 4, 16, 1, pixels="uint8", activation="relu"),
+    "bytes in fours, 4x4": _example(2, 9, 16, 3, 32, 4, pixels="uint8", dtype="bfloat16", out_split=2),
+    "bytes in planes in fours, 4x4": _example(3, 8, 8, 3, 16, 4, pixels="uint8", order="nchw", ctas=1),
+}
+PATCHCONV_WGMMA_EXAMPLES = {
+    # Twelve patches of 64 inputs in a tile of 64: one step, of one item.
+    "smallest": _hopper(2, 4, 6, 16, 32, 2, stages=2, ctas=1),
+    # 105 patches of images of 11 x 15, whose last row and column fill none, and two parts of the outputs.
+    "remainders, outputs split": _hopper(3, 11, 15, 32, 64, 2, activation="silu", ctas=1),
+    # Steps of 32 inputs, since 64 do not divide 96.
+    "half steps": _hopper(2, 8, 14, 96, 32, 1, activation="gelu", dtype="bfloat16", stages=4),
+    "patches of four, two warpgroups": _hopper(
+        1, 36, 20, 16, 64, 4, warpgroups=2, items=64, activation="gelu_tanh", sigmoid="tanh",
+    ),
+    "residual, three warpgroups": _hopper(
+        2, 11, 10, 64, 64, 1, residual=True, activation="silu", sigmoid="tanh",
+        warpgroups=3, items=64, stages=2, ctas=1,
+    ),
+    "residual, deferred": _hopper(
+        3, 7, 11, 64, 64, 1, residual=True, deferred=True, stages=4, activation="relu", dtype="bfloat16", ctas=1,
+    ),
+    "deferred over many steps": _hopper(2, 16, 18, 64, 96, 2, deferred=True, items=96, stages=3, ctas=1),
+    # Five tiles for clusters of two: the last CTA's is beyond the tensor.
+    "clusters": _hopper(5, 16, 14, 32, 32, 2, cluster=2, stages=4, ctas=2),
+    "clusters of four, deferred": _hopper(
+        2, 26, 24, 16, 64, 2, cluster=4, deferred=True, stages=3, activation="silu", ctas=4,
+    ),
 }
 # fmt: on

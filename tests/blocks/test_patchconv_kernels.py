@@ -128,6 +128,12 @@ def kind(problem: Problem) -> tuple[bool, str, str]:
     return problem.image, problem.pixels, problem.order
 
 
+def comes_in_fours(problem: Problem) -> bool:
+    """Whether the template brings four elements of an image at a time: they lie together, aligned."""
+    apart = 1 if problem.order == "nchw" else problem.channels
+    return problem.patch * apart % 4 == problem.width * apart % 4 == 0
+
+
 def test_the_examples_reach_every_kind_of_input() -> None:
     assert {(kind(one.problem), one.problem.patch) for one in EXAMPLES} == {(k, p) for k in KINDS for p in PATCHES}
     assert {one.problem.channels for one in EXAMPLES if one.problem.image} == {1, 2, 3, 4}
@@ -137,6 +143,8 @@ def test_the_examples_reach_every_kind_of_input() -> None:
             (True, "storage"),
             (False, "storage"),
         }
+    fours = {(kind(one.problem), comes_in_fours(one.problem)) for one in EXAMPLES if one.problem.image}
+    assert fours == {(k, how) for k in KINDS if k[0] for how in (True, False)}
     filled_up = {one.problem.inputs % 16 > 0 for one in EXAMPLES if one.problem.pixels == "uint8"}
     assert filled_up == {one.problem.inputs % 16 > 0 for one in EXAMPLES if one.problem.image} == {True, False}
 

@@ -11,7 +11,7 @@ from patchconv_programs import PATCHCONV, PATCHCONV_EXAMPLES
 
 from kgen.blocks.activations import Sigmoid
 from kgen.blocks.patchconv import Problem, choices, config_from_json, default_config, draw, favourites, plan, relax
-from kgen.blocks.patchconv.config import PatchConvConfig
+from kgen.blocks.patchconv.config import SIDES
 from kgen.devices import find_device, known_devices
 from kgen.errors import ProblemError
 
@@ -26,14 +26,16 @@ PROBLEMS = (LAYER, IMAGE, LINEAR, Problem(1, 1, 1, 1, 16, 1), Problem(1, 4, 4, 4
 @pytest.mark.parametrize("device", [H200, RTX3090], ids=lambda device: device.name)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_every_field_has_values_of_its_kind(problem: Problem, device: Any) -> None:
-    (side, values), *others = choices(problem, device).items()
-    assert not others and side == "portable"
-    assert {"boundary", *values} == {field.name for field in fields(PatchConvConfig)}
-    assert set(values.pop("sigmoid")) <= set(get_args(Sigmoid))
-    filled, blocks = -(-problem.inputs // 16) * 16, problem.outputs // 16
-    for name, options in values.items():
-        assert options and list(options) == sorted(set(options)), name
-        assert all(type(value) is int and value >= 1 for value in options), name
+    sides = choices(problem, device)
+    assert list(sides) == (["portable", "wgmma"] if device is H200 and not problem.image else ["portable"])
+    for side, values in sides.items():
+        assert {"boundary", *values} == {field.name for field in fields(SIDES[side])}
+        assert set(values.pop("sigmoid")) <= set(get_args(Sigmoid))
+        assert values.pop("deferred", (False, True)) == (False, True)
+        for name, options in values.items():
+            assert options and list(options) == sorted(set(options)), name
+            assert all(type(value) is int and value >= 1 for value in options), name
+    values, filled, blocks = sides["portable"], -(-problem.inputs // 16) * 16, problem.outputs // 16
     assert all(filled % chunk == 0 and chunk % 16 == 0 for chunk in values["chunk"])
     assert all(blocks % n == 0 for name in ("warps_n", "out_split") for n in values[name])
     assert all(pixels % 16 == 0 for pixels in values["pixels"])
@@ -55,8 +57,11 @@ def test_a_config_comes_back_from_its_json(config: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"boundary": "fused"}, "a patchconv config's boundary must be one of portable, but got boundary='fused'"),
-        ({"boundary": ...}, "boundary must be one of portable, but boundary is missing"),
+        (
+            {"boundary": "fused"},
+            "a patchconv config's boundary must be one of portable, wgmma, but got boundary='fused'",
+        ),
+        ({"boundary": ...}, "boundary must be one of portable, wgmma, but boundary is missing"),
         ({"chunk": ..., "stages": ...}, "each field of its side, portable, but chunk is missing, stages is missing"),
         ({"tile_h": 3}, "a patchconv config must name each field of its side, portable, but tile_h is unknown"),
     ],
@@ -76,7 +81,9 @@ def test_draws_are_feasible_and_varied(problem: Problem, device: Any) -> None:
     assert len(drawn) > 80
     for config in drawn:
         plan(problem, config, device)
+    assert {config.boundary for config in drawn} == set(choices(problem, device))
     values = choices(problem, device)["portable"]
+    drawn = [config for config in drawn if config.boundary == "portable"]
     for name in ("pixels", "warps_m", "warps_n", "chunk", "stages", "out_split", "sigmoid", "ctas_per_sm"):
         found = {getattr(config, name) for config in drawn}
         assert found <= set(values[name])

@@ -40,6 +40,10 @@ KERNEL(write_matrix) {
 KERNEL(copy_from) {
     cp_async_16(dynamic_shared_memory() + threadIdx.x * 16, reinterpret_cast<const char*>(x) + batch, true);
 }
+KERNEL(narrow_copy_from) {
+    cp_async_8(dynamic_shared_memory() + threadIdx.x * 8, reinterpret_cast<const char*>(x) + batch, true);
+}
+KERNEL(narrow_copy_to) { cp_async_8(dynamic_shared_memory() + batch, x, true); }
 KERNEL(copy_to) { cp_async_16(dynamic_shared_memory() + batch, x, true); }
 KERNEL(skip_copy) {
     cp_async_16(dynamic_shared_memory() + threadIdx.x * 16, reinterpret_cast<const char*>(x) + batch, false);
@@ -164,6 +168,10 @@ def library(make_library: Callable[[str], HostLibrary]) -> HostLibrary:
         ("write_matrix", 256, r"stmatrix_x4 must stay inside .* thread 7,"),
         ("copy_from", 64, "cp_async_16 must stay inside one of the kernel's arrays"),
         ("copy_from", 8, "multiple of 16"),
+        ("narrow_copy_from", 64, "cp_async_8 must stay inside one of the kernel's arrays"),
+        ("narrow_copy_from", 4, "multiple of 8"),
+        ("narrow_copy_to", 256, "cp_async_8 must stay inside the CTA's shared memory"),
+        ("narrow_copy_to", 4, "multiple of 8"),
         ("copy_to", 256, "cp_async_16 must stay inside the CTA's shared memory"),
         ("copy_to", 4, "multiple of 16"),
     ],

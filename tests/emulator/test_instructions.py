@@ -99,6 +99,15 @@ KERNEL(vectors) {
     Vec16 v = load_shared_16(shared);
     put(y, v.word[0], v.word[1], v.word[2], v.word[3]);
 }
+KERNEL(halves_of_vectors) {
+    unsigned char* shared = dynamic_shared_memory() + threadIdx.x * 16;
+    cp_async_8(shared, x + threadIdx.x * 8 + 4, true);
+    cp_async_8(shared + 8, x + threadIdx.x * 8, threadIdx.x % 2 == 0);
+    cp_async_commit();
+    cp_async_wait<0>();
+    Vec16 v = load_shared_16(shared);
+    put(y, v.word[0], v.word[1], v.word[2], v.word[3]);
+}
 KERNEL(floats) {
     FloatPair pair = load_global_f32x2(reinterpret_cast<const float*>(x) + 2 * threadIdx.x);
     float v[4] = {pair.low, pair.high, 3, 4};
@@ -259,6 +268,15 @@ def test_cp_async_copies_or_fills_with_zeros(library: HostLibrary, launch: Launc
     y = launch(library, "vectors", x=x, completion=completion)[:256].reshape(32, 8)
     np.testing.assert_array_equal(y[::2], x.reshape(32, 8)[::2])
     assert (y[1::2] == 0).all()
+
+
+@pytest.mark.parametrize("completion", ["late", "random"])
+def test_narrow_copies_are_of_eight_bytes(library: HostLibrary, launch: Launch, completion: str) -> None:
+    x = np.random.default_rng(3).standard_normal(256).astype(np.float16).reshape(32, 8)
+    y = launch(library, "halves_of_vectors", x=x.ravel(), completion=completion)[:256].reshape(32, 8)
+    np.testing.assert_array_equal(y[:, :4], x[:, 4:])
+    np.testing.assert_array_equal(y[::2, 4:], x[::2, :4])
+    assert (y[1::2, 4:] == 0).all()
 
 
 def test_vectors_of_floats(library: HostLibrary, launch: Launch) -> None:

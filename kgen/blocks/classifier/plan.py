@@ -149,4 +149,5 @@ def _kernel(problem: Classifier, config: ClassifierConfig, device: Device, tiles
         steps=config.slice // config.chunk + 1,
         ctas_per_sm=max(1, ctas_per_sm(shared, threads, device)),
         accumulators=_accumulators(config),
+        begins_early=device.has_clusters,
     )

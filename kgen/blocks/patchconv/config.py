@@ -9,12 +9,10 @@ from typing import Any, ClassVar, Literal
 from kgen.blocks.activations import Sigmoid
 from kgen.blocks.configs import config_of, values_of
 
-SIDE = "portable"
-
 
 @dataclass(frozen=True)
-class PatchConvConfig:
-    """Everything tunable about the kernel; which configs are legal is the plan's business.
+class PortableConfig:
+    """Everything tunable about the kernel that every GPU can run; which configs are legal is the plan's business.
 
     A work item is ``pixels`` of y times the outputs of one of ``out_split`` parts. The CTA's warps form a ``warps_m`` x
     ``warps_n`` x ``warps_k`` grid over pixels x outputs x inputs.
@@ -43,11 +41,39 @@ class PatchConvConfig:
         return values_of(self)
 
 
+@dataclass(frozen=True)
+class WgmmaConfig:
+    """Everything tunable about the kernel for Hopper GPUs: a warpgroup that gathers patches, others that multiply."""
+
+    boundary: Literal["wgmma"]
+    warpgroups: int
+    """Of 64 pixels of y each."""
+    outputs: int
+    """Of one work item."""
+    stages: int
+    """Slots of the ring, of 64 or 32 inputs."""
+    deferred: bool
+    """Whether a work item's results are stored while the next one is multiplied."""
+    cluster: int
+    """CTAs that load weights for one another."""
+    sigmoid: Sigmoid
+
+    template: ClassVar[str] = "patchconv_wgmma.cu.j2"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON-shaped."""
+        return values_of(self)
+
+
+PatchConvConfig = PortableConfig | WgmmaConfig
+SIDES: Mapping[str, type[PortableConfig] | type[WgmmaConfig]] = {"portable": PortableConfig, "wgmma": WgmmaConfig}
+
+
 def config_from_json(values: Mapping[str, Any]) -> PatchConvConfig:
     """The config that ``to_json`` gave. The values are the plan's to check.
 
     Raises:
         ProblemError: the side is unknown, or a field is unknown or missing.
     """
-    config: PatchConvConfig = config_of("patchconv", {SIDE: PatchConvConfig}, values)
+    config: PatchConvConfig = config_of("patchconv", SIDES, values)
     return config

@@ -26,7 +26,7 @@ unsigned char* shared_memory();
 void check_global(const void* p, unsigned bytes, bool write, const char* what, Site site);
 void check_shared(const void* p, unsigned bytes, bool write, const char* what, Site site);
 
-void copy_async(void* shared, const void* global, bool valid, Site site);
+void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Site site);
 void commit_async();
 void wait_async(unsigned pending);
 

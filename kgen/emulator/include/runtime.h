@@ -38,6 +38,7 @@ struct Launch {
 struct AsyncCopy {
     unsigned char* shared;
     const unsigned char* global;  // null: writes zeros
+    uint32_t bytes;
     uint32_t group;
     bool landed;
 };

@@ -22,11 +22,6 @@ _REGISTER_OVERHEAD = 24
 """Registers a thread needs beside the accumulators at the least; what the compiler then spills, its log tells."""
 
 
-def has_clusters(device: Device) -> bool:
-    """Whether CTAs of the device form clusters: from compute capability 9.0 on."""
-    return int(device.arch.removeprefix("sm_")) >= 90
-
-
 def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
     _check_values(config)
@@ -37,7 +32,7 @@ def check(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
 def _check_device(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
     storage_matmuls(problem, config.boundary)
     require(
-        has_clusters(device),
+        device.has_clusters,
         "arch",
         f"clusters need compute capability 9.0 or later, but {device.name} is {device.arch}; use another boundary",
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
-from kgen.blocks.convfirst.cluster.rules import MAX_CLUSTER, check, has_clusters
+from kgen.blocks.convfirst.cluster.rules import MAX_CLUSTER, check
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.layout import ceil_div
@@ -26,7 +26,7 @@ def choices(problem: ConvFirst, device: Device) -> dict[str, Choices]:
     """Values by side and field, for problems small enough that every cluster finds SMs at once."""
     channels, hidden = problem.channels // 16, problem.hidden // 16
     clusters = tuple(c for c in range(2, MAX_CLUSTER + 1) if channels % c == hidden % c == 0)
-    if not has_clusters(device) or not clusters or problem.pixels * clusters[0] > _MOST_PIXELS * device.sms:
+    if not device.has_clusters or not clusters or problem.pixels * clusters[0] > _MOST_PIXELS * device.sms:
         return {}
     side: Choices = {
         "cluster": clusters,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from kgen.blocks.convfirst.config import WgmmaFusedConfig
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
-from kgen.blocks.convfirst.wgmma.geometry import PRODUCER_REGISTERS, FusedGeometry, consumer_registers
+from kgen.blocks.convfirst.wgmma.geometry import FusedGeometry
 from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.blocks.layout import CONV_PAIR_BYTES
+from kgen.blocks.pointwise_wgmma import PRODUCER_REGISTERS, consumer_registers
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage
 

@@ -10,27 +10,7 @@ from dataclasses import dataclass
 from kgen.blocks.convfirst.config import WgmmaFusedConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
-
-CORE_BLOCK = 64
-"""Pixels of a block of core matrices, the unit of tensors between the layers' kernels; channels are in multiples of
-it."""
-PRODUCER_REGISTERS = 32
-_BARRIER_BYTES = 8
-_STRIP_PITCH = pitch_bytes(32)
-
-
-def entry_registers(warpgroups: int) -> int:
-    """Registers of a thread as a kernel of ``warpgroups`` consumers and one of producers starts: a share, by eights."""
-    return min(255, 65536 // (128 * (warpgroups + 1))) // 8 * 8
-
-
-def consumer_registers(warpgroups: int) -> int:
-    """Registers that setmaxnreg may give each thread of ``warpgroups`` consumers beside one warpgroup of producers.
-
-    What the producers give up of the registers at entry goes to the consumers, in steps of 8.
-    """
-    pool = entry_registers(warpgroups) * (warpgroups + 1)
-    return min(240, (pool - PRODUCER_REGISTERS) // warpgroups // 8 * 8)
+from kgen.blocks.pointwise_wgmma import BARRIER_BYTES, MatmulGeometry
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,7 @@ class FusedGeometry:
         weights = ceil_div(before + self.conv_bytes + self.bias_bytes, 128) * 128
         chunk_bytes = 2 * self.config.hidden_chunk * self.problem.channels
         barriers = 1 + (2 + self.config.warpgroups) * self.config.x_slots + 2 * self.config.weight_slots
-        return weights + self.config.weight_slots * chunk_bytes + barriers * _BARRIER_BYTES
+        return weights + self.config.weight_slots * chunk_bytes + barriers * BARRIER_BYTES
 
     @property
     def accumulators(self) -> int:
@@ -174,83 +154,6 @@ class ConvGeometry:
         return self.chunks * ceil_div(self.tiles, ceil_div(self.tiles, per_chunk))
 
 
-@dataclass(frozen=True)
-class MatmulGeometry:
-    """One of the layers' matmuls: flat pixels, ``inputs`` to ``channels``."""
-
-    name: str
-    total_pixels: int
-    inputs: int
-    channels: int
-    warpgroups: int
-    outputs: int
-    """Output channels of one work item."""
-    stages: int
-    deferred: bool
-    cluster: int
-    """CTAs that load weights for one another."""
-    element_bytes: int
-    """Of the operands: 1 for float8."""
-
-    @property
-    def last(self) -> bool:
-        """Whether the output is the block's, through strips of shared memory to its plain layout."""
-        return self.name == "project"
-
-    @property
-    def pixels(self) -> int:
-        return 64 * self.warpgroups
-
-    @property
-    def threads(self) -> int:
-        return 128 * (self.warpgroups + 1)
-
-    @property
-    def tiles(self) -> int:
-        """Of pixels, as many for each CTA of a cluster: some may lie beyond the tensor."""
-        return ceil_div(self.total_pixels, self.cluster * self.pixels) * self.cluster
-
-    @property
-    def items(self) -> int:
-        return self.tiles * (self.channels // self.outputs)
-
-    @property
-    def step_bytes(self) -> int:
-        """Of a pixel's or an output's inputs in a step: a block of core matrices has 64 columns of 2 bytes, or 32."""
-        return 128 if self.inputs * self.element_bytes % 128 == 0 else 64
-
-    @property
-    def steps(self) -> int:
-        return self.inputs * self.element_bytes // self.step_bytes
-
-    @property
-    def vectors(self) -> int:
-        """Floats beside the weights for each output: bias, with float8 the sum's scale, and that of an operand made."""
-        if self.element_bytes == 2:
-            return 1
-        return 2 if self.last else 3
-
-    @property
-    def accumulators(self) -> int:
-        """Registers of a consumer's accumulators."""
-        return self.outputs // 2 * (2 if self.deferred else 1)
-
-    @property
-    def slot_bytes(self) -> int:
-        return self.step_bytes * (self.pixels + self.outputs)
-
-    @property
-    def loaded_bytes(self) -> int:
-        """Of a slot, those that the CTA asks L2 for: the cluster's CTAs share out the weights."""
-        return self.step_bytes * (self.pixels + self.outputs // self.cluster)
-
-    @property
-    def shared_bytes(self) -> int:
-        strips = self.pixels * _STRIP_PITCH if self.last else 0
-        vectors = 4 * self.vectors * self.channels
-        return self.stages * self.slot_bytes + strips + vectors + (1 + 2 * self.stages) * _BARRIER_BYTES
-
-
 def conv_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> ConvGeometry:
     """The layers' convolution."""
     tile = (config.conv_rows, config.conv_images, config.conv_channels)
@@ -266,6 +169,7 @@ def expand_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeomet
     """The layers' first matmul."""
     return MatmulGeometry(
         name="expand",
+        last=False,
         total_pixels=problem.pixels,
         inputs=problem.channels,
         channels=problem.hidden,
@@ -275,6 +179,7 @@ def expand_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeomet
         deferred=config.expand_deferred,
         cluster=config.expand_cluster,
         element_bytes=problem.matmul_bytes,
+        turns=config.expand_turns,
     )
 
 
@@ -282,6 +187,7 @@ def project_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeome
     """The layers' second matmul."""
     return MatmulGeometry(
         name="project",
+        last=True,
         total_pixels=problem.pixels,
         inputs=problem.hidden,
         channels=problem.channels,

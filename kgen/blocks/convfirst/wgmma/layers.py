@@ -8,16 +8,13 @@ from kgen.blocks.convfirst.config import WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.stages import activate_stage, conv_stage, matmul_stage
 from kgen.blocks.convfirst.wgmma.geometry import (
-    CORE_BLOCK,
-    PRODUCER_REGISTERS,
     ConvGeometry,
-    MatmulGeometry,
-    consumer_registers,
     conv_kernel,
     matmul_kernels,
 )
 from kgen.blocks.convfirst.wgmma.parts import Constants, Parts
 from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div
+from kgen.blocks.pointwise_wgmma import CORE_BLOCK, PRODUCER_REGISTERS, MatmulGeometry, consumer_registers
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Stage, Unit
 
@@ -41,6 +38,7 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
         "CONV_STAGES": conv.stages,
         "CONV_SHARED_BYTES": conv.shared_bytes,
     }
+    constants["EXPAND_TURNS"] = config.expand_turns
     for matmul in matmuls:
         name = matmul.name.upper()
         constants |= {
@@ -118,8 +116,8 @@ def _matmul_kernel(
     size = problem.matmul_bytes
     weight_bytes = size * matmul.inputs * matmul.channels
     filled = matmul.items * matmul.steps * matmul.slot_bytes
-    # Each warpgroup reads its pixels and all of the weights from its slot.
-    reads = filled + matmul.items * (matmul.warpgroups - 1) * size * matmul.outputs * matmul.inputs
+    # Each block reads its pixels and all of the weights from its slot.
+    reads = filled + matmul.items * (matmul.pixels // CORE_BLOCK - 1) * size * matmul.outputs * matmul.inputs
     load = Stage(
         "load input and weights",
         "load",

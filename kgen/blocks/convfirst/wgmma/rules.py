@@ -11,35 +11,33 @@ from kgen.blocks.convfirst.config import WgmmaConfig, WgmmaFusedConfig, WgmmaLay
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.convfirst.wgmma.geometry import (
-    CORE_BLOCK,
     FusedGeometry,
-    MatmulGeometry,
-    consumer_registers,
     conv_kernel,
-    entry_registers,
     expand_kernel,
     project_kernel,
+)
+from kgen.blocks.pointwise_wgmma import (
+    ARCH,
+    CLUSTERS,
+    CORE_BLOCK,
+    INSTRUCTION_OVERHEAD,
+    MAX_COLUMNS,
+    REGISTER_OVERHEAD,
+    TURNS,
+    WARPGROUPS,
+    check_columns,
+    check_matmul,
+    check_shared,
+    consumer_registers,
+    entry_registers,
 )
 from kgen.blocks.requirements import Rule, divides, multiple, require
 from kgen.devices import Device
 
-ARCH = "sm_90"
-MAX_COLUMNS = 256
-"""Columns of the widest wgmma."""
-MAX_DEFERRED = 128
 CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
-_WARPGROUPS = (1, 2, 3)
 WARPGROUP_PIXELS = (64, 128)
-CLUSTERS = (1, 2, 4)
-"""CTAs that share weights; those of larger clusters would often wait for one another."""
-_REGISTER_OVERHEAD = 20
-"""Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
-
-
-_INSTRUCTION_OVERHEAD = 30
-"""Registers beside the accumulators that one wgmma was seen to need at most (ptxas' C7602)."""
 
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
@@ -65,16 +63,22 @@ def _check_values(config: WgmmaConfig) -> None:
     for field in fields(config):
         name, value = field.name, values[field.name]
         if field.type == "int":
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+            least = 0 if name.endswith("turns") else 1
+            require(
+                type(value) is int and value >= least,
+                name,
+                f"{name} must be an integer >= {least}, but got {name}={value!r}; pass such an integer",
+            )
         if field.type == "bool":
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
         if name.endswith("warpgroups"):
             require(
-                value in _WARPGROUPS,
+                value in WARPGROUPS,
                 name,
-                f"{name} must be one of {_WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
+                f"{name} must be one of {WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
             )
+        if name.endswith("turns"):
+            require(value in TURNS, name, f"{name} must be one of {TURNS}, but got {name}={value}; choose one of them")
         if name.endswith("cluster"):
             require(
                 value in CLUSTERS, name, f"{name} must be one of {CLUSTERS}, but got {name}={value}; choose one of them"
@@ -97,9 +101,9 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
     )
     entry = entry_registers(config.warpgroups)
     require(
-        problem.channels // 2 + _INSTRUCTION_OVERHEAD <= entry,
+        problem.channels // 2 + INSTRUCTION_OVERHEAD <= entry,
         "warpgroups",
-        f"channels / 2 + {_INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
+        f"channels / 2 + {INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
         f"compiler holds wgmma to, but got {problem.channels} channels with {config.warpgroups} warpgroups; use fewer",
     )
 
@@ -115,7 +119,7 @@ def _check_conv_output(problem: ConvFirst, config: WgmmaFusedConfig, device: Dev
 
 def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     kernel = FusedGeometry(problem, config)
-    _columns("hidden_chunk", config.hidden_chunk, 16)
+    check_columns("hidden_chunk", config.hidden_chunk, 16)
     divides("hidden_chunk", config.hidden_chunk, problem.hidden, "hidden")
     require(
         kernel.chunks >= 2,
@@ -133,8 +137,8 @@ def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) 
 
 def _check_fused_resources(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     kernel = FusedGeometry(problem, config)
-    _check_shared("", kernel.shared_bytes, device)
-    needed, limit = kernel.accumulators + _REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
+    check_shared("", kernel.shared_bytes, device)
+    needed, limit = kernel.accumulators + REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
     require(
         needed <= limit,
         "registers",
@@ -208,50 +212,15 @@ def _check_conv(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -
         "conv_stages",
         f"conv_stages must be >= 2, one slot read while another fills, but got conv_stages={kernel.stages}; use 2",
     )
-    _check_shared("conv_", kernel.shared_bytes, device)
+    check_shared("conv_", kernel.shared_bytes, device)
 
 
 def _check_expand(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
-    _check_matmul(expand_kernel(problem, config), device)
+    check_matmul(expand_kernel(problem, config), device)
 
 
 def _check_project(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) -> None:
-    _check_matmul(project_kernel(problem, config), device)
-
-
-def _check_matmul(kernel: MatmulGeometry, device: Device) -> None:
-    _columns(f"{kernel.name}_outputs", kernel.outputs, 32)
-    divides(f"{kernel.name}_outputs", kernel.outputs, kernel.channels, f"the outputs of {kernel.name}")
-    require(
-        kernel.stages >= 2,
-        f"{kernel.name}_stages",
-        f"{kernel.name}_stages must be >= 2, one slot read while another fills, but got {kernel.stages}; use 4",
-    )
-    require(
-        not kernel.deferred or kernel.outputs <= MAX_DEFERRED,
-        f"{kernel.name}_deferred",
-        f"{kernel.name}_deferred keeps two sets of accumulators, of at most {MAX_DEFERRED} outputs, but got "
-        f"{kernel.name}_outputs={kernel.outputs}; use fewer outputs",
-    )
-    _check_shared(f"{kernel.name}_", kernel.shared_bytes, device)
-
-
-def _columns(name: str, value: int, unit: int) -> None:
-    multiple(name, value, unit)
-    require(
-        value <= MAX_COLUMNS,
-        name,
-        f"{name} must be at most {MAX_COLUMNS}, one instruction's columns, but got {name}={value}; use fewer",
-    )
-
-
-def _check_shared(prefix: str, shared_bytes: int, device: Device) -> None:
-    require(
-        shared_bytes <= device.shared_per_cta_bytes,
-        f"{prefix}shared_memory",
-        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
-        f"needs {shared_bytes}; use smaller chunks, fewer slots or fewer pixels",
-    )
+    check_matmul(project_kernel(problem, config), device)
 
 
 FUSED_RULES: tuple[Rule, ...] = (_check_fused, _check_conv_output, _check_reuse, _check_chunks, _check_fused_resources)

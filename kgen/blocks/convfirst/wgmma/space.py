@@ -8,16 +8,13 @@ from typing import Any
 from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import SIDES, WgmmaConfig, WgmmaLayersConfig
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.convfirst.wgmma.geometry import CORE_BLOCK
 from kgen.blocks.convfirst.wgmma.rules import (
-    ARCH,
-    CLUSTERS,
     CONV_CHANNELS,
-    MAX_COLUMNS,
     MAX_ROWS,
     WARPGROUP_PIXELS,
     check,
 )
+from kgen.blocks.pointwise_wgmma import ARCH, CLUSTERS, CORE_BLOCK, MAX_COLUMNS, TURNS
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -119,6 +116,7 @@ def _layers_choices(problem: ConvFirst) -> Choices:
         "sigmoid": SIGMOIDS[problem.activation],
         "expand_cluster": CLUSTERS,
         "project_cluster": CLUSTERS,
+        "expand_turns": TURNS,
     }
 
 

@@ -3,7 +3,7 @@
 #include "ptx/types.cuh"
 
 inline void cp_async_16(void* shared, const void* global, bool valid, emulator::Site site = emulator::Site::here()) {
-    emulator::copy_async(shared, global, valid, site);
+    emulator::copy_async(shared, global, 16, valid, site);
 }
 
 inline void cp_async_commit() { emulator::commit_async(); }
