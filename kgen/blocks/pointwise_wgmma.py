@@ -23,12 +23,6 @@ MAX_COLUMNS = 256
 WARPGROUPS = (1, 2, 3)
 CLUSTERS = (1, 2, 4)
 """CTAs that share weights; those of larger clusters would often wait for one another."""
-TURNS = (0, 1, 2)
-"""Blocks of pixels of a warpgroup's turn."""
-INSTRUCTION_OVERHEAD = 30
-"""Registers beside the accumulators that one wgmma was seen to need at most (ptxas' C7602)."""
-REGISTER_OVERHEAD = 20
-"""Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
 _MAX_DEFERRED = 128
 
 
@@ -66,8 +60,6 @@ class MatmulGeometry:
     """CTAs that load weights for one another."""
     element_bytes: int
     """Of the operands: 1 for float8."""
-    turns: int = 0
-    """Blocks of pixels that a warpgroup has of an item of its own; 0 where all warpgroups share an item."""
 
     @property
     def prefix(self) -> str:
@@ -76,7 +68,7 @@ class MatmulGeometry:
 
     @property
     def pixels(self) -> int:
-        return CORE_BLOCK * (self.turns or self.warpgroups)
+        return 64 * self.warpgroups
 
     @property
     def threads(self) -> int:
@@ -110,7 +102,7 @@ class MatmulGeometry:
     @property
     def accumulators(self) -> int:
         """Registers of a consumer's accumulators."""
-        return self.outputs // 2 * (self.turns or (2 if self.deferred else 1))
+        return self.outputs // 2 * (2 if self.deferred else 1)
 
     @property
     def slot_bytes(self) -> int:
@@ -125,8 +117,7 @@ class MatmulGeometry:
     def shared_bytes(self) -> int:
         strips = self.pixels * STRIP_PITCH if self.last else 0
         vectors = 4 * self.vectors * self.channels
-        barriers = 1 + 2 * self.stages + (self.warpgroups if self.turns else 0)
-        return self.stages * self.slot_bytes + strips + vectors + barriers * BARRIER_BYTES
+        return self.stages * self.slot_bytes + strips + vectors + (1 + 2 * self.stages) * BARRIER_BYTES
 
 
 def check_matmul(kernel: MatmulGeometry, device: Device) -> None:
@@ -144,28 +135,7 @@ def check_matmul(kernel: MatmulGeometry, device: Device) -> None:
         f"{kernel.prefix}deferred keeps two sets of accumulators, of at most {_MAX_DEFERRED} outputs, but got "
         f"{kernel.prefix}outputs={kernel.outputs}; use fewer outputs",
     )
-    if kernel.turns:
-        _check_turns(kernel)
-    check_shared(kernel.prefix, kernel.shared_bytes, device)
-
-
-def _check_turns(kernel: MatmulGeometry) -> None:
-    prefix, warpgroups = kernel.prefix, kernel.warpgroups
-    require(
-        warpgroups > 1 and not kernel.deferred,
-        f"{prefix}turns",
-        f"{prefix}turns are taken by two warpgroups or more, and leave nothing to defer, but got "
-        f"{prefix}warpgroups={warpgroups}, {prefix}deferred={kernel.deferred}; use 2 and False, or {prefix}turns=0",
-    )
-    limit, entry = consumer_registers(warpgroups), entry_registers(warpgroups)
-    fits = kernel.accumulators + REGISTER_OVERHEAD <= limit and kernel.outputs // 2 + INSTRUCTION_OVERHEAD <= entry
-    require(
-        fits,
-        f"{prefix}registers",
-        f"a consumer thread has at most {limit} registers with {warpgroups} warpgroups, {entry} at its start, but "
-        f"{prefix}turns={kernel.turns} of {kernel.outputs} outputs need about "
-        f"{kernel.accumulators + REGISTER_OVERHEAD}; use fewer outputs",
-    )
+    check_shared(f"{kernel.prefix}", kernel.shared_bytes, device)
 
 
 def check_columns(name: str, value: int, unit: int) -> None:

@@ -127,14 +127,6 @@ BROKEN = [
         "the outputs of project (64), but got project_outputs=128",
     ),
     (LAYERS, {"expand_stages": 1}, {}, "expand_stages", "expand_stages must be >= 2"),
-    (LAYERS, {"expand_turns": 3}, {}, "expand_turns", "one of (0, 1, 2), but got expand_turns=3"),
-    (LAYERS, {"expand_turns": -1}, {}, "expand_turns", "an integer >= 0, but got expand_turns=-1"),
-    (LAYERS, {"expand_turns": 1, "expand_warpgroups": 1}, {}, "expand_turns", "taken by two warpgroups or more"),
-    (LAYERS, {"expand_turns": 1, "expand_deferred": True}, {}, "expand_turns", "leave nothing to defer"),
-    (
-        *(LAYERS, {"expand_turns": 2, "expand_outputs": 256}, {"expansion": 4}, "expand_registers"),
-        "at most 232 registers with 2 warpgroups, 168 at its start, but expand_turns=2 of 256 outputs need about 276",
-    ),
     (LAYERS, {"project_stages": 1}, {}, "project_stages", "project_stages must be >= 2"),
     (
         *(LAYERS, {"expand_outputs": 256, "expand_deferred": True}, {"expansion": 4}, "expand_deferred"),
@@ -309,21 +301,6 @@ def test_the_ctas_of_a_cluster_share_out_the_weights() -> None:
     wider = plan(PROBLEM, replace(LAYERS, expand_cluster=4), H200).kernels[1]
     assert (wider.grid, wider.work_items) == (8, 8)
     assert wider.total("issued_flops") == 2 * MATMUL_FLOPS
-
-
-def test_warpgroups_that_take_turns_have_items_of_their_own() -> None:
-    together = plan(PROBLEM, LAYERS, H200).kernels[1]
-    turns = plan(PROBLEM, replace(LAYERS, expand_turns=1), H200).kernels[1]
-    # 256 pixels in items of 64, not of the 128 that two warpgroups share; a slot is smaller, and there are two barriers
-    # more. The weights are read once an item.
-    assert (together.work_items, turns.work_items) == (4, 8)
-    assert together.shared_bytes - turns.shared_bytes == 3 * 64 * 128 - 2 * 8
-    assert together.accumulators == turns.accumulators == 32
-    assert together.total("issued_flops") == turns.total("issued_flops")
-    assert stage(turns, "matmul").shared_bytes == stage(turns, "load").shared_bytes
-    two = plan(PROBLEM, replace(LAYERS, expand_turns=2), H200).kernels[1]
-    assert (two.work_items, two.accumulators) == (4, 64)
-    assert stage(two, "matmul").shared_bytes == stage(together, "matmul").shared_bytes
 
 
 def test_a_grid_has_whole_clusters_that_fit_the_gpu() -> None:

@@ -166,28 +166,6 @@ SHARING_EXAMPLES = {
         project_deferred=True, expand_cluster=4, project_cluster=4, dtype="bfloat16", ctas=2,
     ),
 }
-TURN_EXAMPLES = {
-    # Two warpgroups, three tiles of 64 pixels in two parts: six items of one step, so that each has three turns.
-    "turns": _example(
-        WGMMA_LAYERS, 3, 5, 11, 64, conv_rows=5, expand_warpgroups=2, expand_turns=1, expand_stages=3, sigmoid="tanh",
-    ),
-    # Items of 128 pixels, the last of which has 16 in its first block, and two steps for three slots.
-    "turns of two blocks": _example(
-        WGMMA_LAYERS, 4, 6, 6, 128, conv_rows=6, conv_channels=32, conv_warps=4, expand_warpgroups=2, expand_turns=2,
-        expand_outputs=128, expand_stages=3, activation="gelu", dtype="bfloat16",
-    ),
-    "turns of three warpgroups, fewer slots than steps": _example(
-        WGMMA_LAYERS, 2, 9, 9, 192, conv_rows=3, expand_warpgroups=3, expand_turns=1, expand_outputs=96,
-        expansion=1, activation="relu", residual=False,
-    ),
-    "turns in a cluster": _example(
-        WGMMA_LAYERS, 5, 8, 8, 64, conv_rows=4, expand_warpgroups=2, expand_turns=2, expand_cluster=2, ctas=2,
-    ),
-    "turns, float8": _example(
-        WGMMA_LAYERS, 3, 8, 8, 128, conv_rows=8, conv_channels=16, conv_warps=2, expand_warpgroups=3, expand_turns=2,
-        activation="gelu_tanh", matmul="float8",
-    ),
-}
 FLOAT8_EXAMPLES = {
     # 64 channels: half of a block's columns.
     "smallest float8": _example(WGMMA_LAYERS, 3, 5, 5, 64, expansion=1, conv_rows=5, matmul="float8"),
@@ -208,5 +186,5 @@ FLOAT8_EXAMPLES = {
         WGMMA_LAYERS, 1, 1, 1, 128, expansion=1, activation="relu", project_deferred=True, matmul="float8",
     ),
 }
-HOPPER_EXAMPLES |= STRIP_EXAMPLES | BLOCK_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES | TURN_EXAMPLES | FLOAT8_EXAMPLES
+HOPPER_EXAMPLES |= STRIP_EXAMPLES | BLOCK_EXAMPLES | LAYER_EXAMPLES | SHARING_EXAMPLES | FLOAT8_EXAMPLES
 # fmt: on

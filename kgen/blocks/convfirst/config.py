@@ -140,9 +140,6 @@ class WgmmaLayersConfig:
     expand_cluster: int = 1
     """CTAs of a cluster, which work on neighbouring pixels and load weights for one another."""
     project_cluster: int = 1
-    expand_turns: int = 0
-    """Blocks of 64 pixels that a warpgroup has of a work item of its own, which it finishes and stores while others
-    multiply theirs; 0 where all warpgroups multiply one item together."""
 
     template: ClassVar[str] = "convfirst_wgmma_layers.cu.j2"
 

@@ -179,7 +179,6 @@ def expand_kernel(problem: ConvFirst, config: WgmmaLayersConfig) -> MatmulGeomet
         deferred=config.expand_deferred,
         cluster=config.expand_cluster,
         element_bytes=problem.matmul_bytes,
-        turns=config.expand_turns,
     )
 
 

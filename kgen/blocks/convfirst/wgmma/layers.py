@@ -38,7 +38,6 @@ def layers_parts(problem: ConvFirst, config: WgmmaLayersConfig, device: Device) 
         "CONV_STAGES": conv.stages,
         "CONV_SHARED_BYTES": conv.shared_bytes,
     }
-    constants["EXPAND_TURNS"] = config.expand_turns
     for matmul in matmuls:
         name = matmul.name.upper()
         constants |= {
@@ -116,8 +115,8 @@ def _matmul_kernel(
     size = problem.matmul_bytes
     weight_bytes = size * matmul.inputs * matmul.channels
     filled = matmul.items * matmul.steps * matmul.slot_bytes
-    # Each block reads its pixels and all of the weights from its slot.
-    reads = filled + matmul.items * (matmul.pixels // CORE_BLOCK - 1) * size * matmul.outputs * matmul.inputs
+    # Each warpgroup reads its pixels and all of the weights from its slot.
+    reads = filled + matmul.items * (matmul.warpgroups - 1) * size * matmul.outputs * matmul.inputs
     load = Stage(
         "load input and weights",
         "load",

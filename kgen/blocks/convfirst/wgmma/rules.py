@@ -20,10 +20,7 @@ from kgen.blocks.pointwise_wgmma import (
     ARCH,
     CLUSTERS,
     CORE_BLOCK,
-    INSTRUCTION_OVERHEAD,
     MAX_COLUMNS,
-    REGISTER_OVERHEAD,
-    TURNS,
     WARPGROUPS,
     check_columns,
     check_matmul,
@@ -38,6 +35,12 @@ CONV_CHANNELS = (16, 32, 64)
 MAX_ROWS = 32
 MAX_CONV_WARPS = 16
 WARPGROUP_PIXELS = (64, 128)
+_REGISTER_OVERHEAD = 20
+"""Registers a consumer needs for addresses and counters at the least; what the compiler then spills, its log tells."""
+
+
+_INSTRUCTION_OVERHEAD = 30
+"""Registers beside the accumulators that one wgmma was seen to need at most (ptxas' C7602)."""
 
 
 def check(problem: ConvFirst, config: WgmmaConfig, device: Device) -> None:
@@ -63,12 +66,8 @@ def _check_values(config: WgmmaConfig) -> None:
     for field in fields(config):
         name, value = field.name, values[field.name]
         if field.type == "int":
-            least = 0 if name.endswith("turns") else 1
-            require(
-                type(value) is int and value >= least,
-                name,
-                f"{name} must be an integer >= {least}, but got {name}={value!r}; pass such an integer",
-            )
+            integer = type(value) is int and value >= 1
+            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
         if field.type == "bool":
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
         if name.endswith("warpgroups"):
@@ -77,8 +76,6 @@ def _check_values(config: WgmmaConfig) -> None:
                 name,
                 f"{name} must be one of {WARPGROUPS}, but got {name}={value}; an SM's registers feed three at most",
             )
-        if name.endswith("turns"):
-            require(value in TURNS, name, f"{name} must be one of {TURNS}, but got {name}={value}; choose one of them")
         if name.endswith("cluster"):
             require(
                 value in CLUSTERS, name, f"{name} must be one of {CLUSTERS}, but got {name}={value}; choose one of them"
@@ -101,9 +98,9 @@ def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -
     )
     entry = entry_registers(config.warpgroups)
     require(
-        problem.channels // 2 + INSTRUCTION_OVERHEAD <= entry,
+        problem.channels // 2 + _INSTRUCTION_OVERHEAD <= entry,
         "warpgroups",
-        f"channels / 2 + {INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
+        f"channels / 2 + {_INSTRUCTION_OVERHEAD} must be at most {entry}, the registers at a thread's start, which the "
         f"compiler holds wgmma to, but got {problem.channels} channels with {config.warpgroups} warpgroups; use fewer",
     )
 
@@ -138,7 +135,7 @@ def _check_chunks(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) 
 def _check_fused_resources(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
     kernel = FusedGeometry(problem, config)
     check_shared("", kernel.shared_bytes, device)
-    needed, limit = kernel.accumulators + REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
+    needed, limit = kernel.accumulators + _REGISTER_OVERHEAD, consumer_registers(config.warpgroups)
     require(
         needed <= limit,
         "registers",

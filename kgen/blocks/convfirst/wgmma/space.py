@@ -14,7 +14,7 @@ from kgen.blocks.convfirst.wgmma.rules import (
     WARPGROUP_PIXELS,
     check,
 )
-from kgen.blocks.pointwise_wgmma import ARCH, CLUSTERS, CORE_BLOCK, MAX_COLUMNS, TURNS
+from kgen.blocks.pointwise_wgmma import ARCH, CLUSTERS, CORE_BLOCK, MAX_COLUMNS
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
@@ -116,7 +116,6 @@ def _layers_choices(problem: ConvFirst) -> Choices:
         "sigmoid": SIGMOIDS[problem.activation],
         "expand_cluster": CLUSTERS,
         "project_cluster": CLUSTERS,
-        "expand_turns": TURNS,
     }
 
 
