@@ -1,4 +1,4 @@
-"""A CUDA graph of a program's launches that takes its first input and its last output anew at every start.
+"""A CUDA graph of launches that takes its first input and its last output anew at every start.
 
 CuPy captures and launches graphs too, but keeps no nodes, without which the parameters of a kernel cannot be changed;
 so the driver is called directly, as it is for launches.
@@ -7,6 +7,7 @@ so the driver is called directly, as it is for launches.
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -72,20 +73,22 @@ class LaunchGraph:
         self._executable = executable.value
         self._ends = [node for node in _nodes(graph) if node.is_end]
         self._bound: tuple[int, int] | None = None
+        self._lock = threading.Lock()  # the driver is called without the GIL
         self._launch = driver_function("cuGraphLaunch", 2)
         weakref.finalize(self, _destroy, executable.value, graph).atexit = False  # the driver may be gone by then
 
     def start(self, x: int, y: int, stream: int) -> None:
-        """Queue all kernels on ``stream``, the first reading x, the last writing y. Not for two threads at once.
+        """Queue all kernels on ``stream``, which does not capture; the first reads x, the last writes y.
 
         Raises:
             LaunchError: the driver refuses.
         """
-        if self._bound != (x, y):
-            for node in self._ends:
-                _check(node.bind(self._executable, x, y))
-            self._bound = x, y
-        status = self._launch(self._executable, stream)
+        with self._lock:
+            if self._bound != (x, y):
+                for node in self._ends:
+                    _check(node.bind(self._executable, x, y))
+                self._bound = x, y
+            status = self._launch(self._executable, stream)
         if status:
             _check(status)
 
@@ -130,5 +133,5 @@ def _check(status: int) -> None:
 
         raise LaunchError(
             f"the driver refuses a CUDA graph with {driver.CUDADriverError(status)}; check that the stream belongs to "
-            "the network's device and that no earlier kernel failed"
+            "the graph's device and that no earlier kernel failed"
         )

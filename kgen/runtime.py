@@ -13,6 +13,7 @@ from kgen.blocks import family
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import Device, find_device, local_devices
 from kgen.errors import DeviceError
+from kgen.graph import LaunchGraph
 from kgen.host import HostForward
 from kgen.launch import LoadedProgram
 from kgen.machine import Config, Program
@@ -56,15 +57,18 @@ class GpuBlock(Block):
     """A block on a GPU. x is a CuPy array, a PyTorch CUDA tensor, or offers __cuda_array_interface__ or DLPack.
 
     The kernels run on PyTorch's current stream for a tensor and on CuPy's for everything else, and can be captured in
-    a CUDA graph. A block whose program has two kernels (``program.workspace_bytes > 0``) owns one workspace between
-    them: its calls must be ordered, as they are on one stream. To run on several streams at once, load a block each.
+    a CUDA graph. A block whose program has several kernels (``program.workspace_bytes > 0``) starts them as one graph
+    and owns one workspace between them: its calls must be ordered, as they are on one stream. To run on several streams
+    at once, load a block each.
     """
 
     def __init__(self, problem: KernelProblem, config: Config, program: Program, cubin: Cubin, packed: Any) -> None:
         import cupy
+        from cupy_backends.cuda.api import runtime
 
         super().__init__(problem, program.device, config)
         self.program = program
+        self._is_capturing = runtime.streamIsCapturing
         self._loaded = LoadedProgram(program, cubin)
         self._layouts = layouts_of(problem)
         self._adapters: dict[type, Adapter] = {}
@@ -73,8 +77,9 @@ class GpuBlock(Block):
             self._hidden = cupy.empty(program.workspace_bytes, dtype="uint8")
             # The caller's streams do not wait for this one.
             cupy.cuda.get_current_stream().synchronize()
-        self._weights_pointer = int(self._weights.data.ptr)
-        self._hidden_pointer = int(self._hidden.data.ptr) if program.workspace_bytes else 0
+            self._weights_pointer = int(self._weights.data.ptr)
+            self._hidden_pointer = int(self._hidden.data.ptr) if program.workspace_bytes else 0
+            self._graph = LaunchGraph(self._launch) if len(program.kernels) > 1 else None
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         adapter = self._adapters.get(type(x)) or self._adapter(x)
@@ -83,10 +88,16 @@ class GpuBlock(Block):
             out = adapter.empty_for(x)
         y_pointer = (self._adapters.get(type(out)) or self._adapter(out)).pointer(out, "out")
         self._layouts.check_apart(x_pointer, y_pointer)
-        self._loaded.launch(
-            x_pointer, self._weights_pointer, self._hidden_pointer, y_pointer, self.problem.batch, adapter.stream()
-        )
+        stream = adapter.stream()
+        if self._graph is None or self._is_capturing(stream):
+            self._launch(x_pointer, y_pointer, stream)
+        else:
+            self._graph.start(x_pointer, y_pointer, stream)
         return out
+
+    def _launch(self, x: int, y: int, stream: int) -> None:
+        """Queue the kernels one by one; x, y and the stream are addresses."""
+        self._loaded.launch(x, self._weights_pointer, self._hidden_pointer, y, self.problem.batch, stream)
 
     def _adapter(self, array: Any) -> Adapter:
         adapter = self._adapters[type(array)] = adapter_of(array, self._layouts, self._loaded.ordinal)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from host_time import host_us
 
 from kgen import launch
 from kgen.blocks.convfirst import Problem, default_config, plan
@@ -180,7 +181,7 @@ def on_gpu():
 
 
 @pytest.mark.gpu
-def test_launching_two_kernels_costs_less_than_ten_microseconds():
+def test_launching_costs_little_more_than_the_drivers_launches():
     import cupy
 
     program, cubin = on_gpu()
@@ -188,16 +189,15 @@ def test_launching_two_kernels_costs_less_than_ten_microseconds():
     memory = cupy.zeros(1 << 20, dtype="uint8")
     pointer = int(memory.data.ptr)
     arguments = (pointer, pointer + (1 << 18), pointer + (1 << 19), pointer + 3 * (1 << 18), PROBLEM.batch, 0)
+    loaded.launch(*arguments)
+    driver, parameters = loaded._launch_kernel, loaded._parameters.address
 
-    def launch_us(calls=100):
-        cupy.cuda.runtime.deviceSynchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            loaded.launch(*arguments)
-        return (time.perf_counter() - start) / calls * 1e6
+    def by_the_driver():
+        for handle, _, config in loaded._kernels:
+            driver(config, handle, parameters, None)
 
     assert len(program.kernels) == 2
-    assert min(launch_us() for _ in range(20)) < 10
+    assert host_us(lambda: loaded.launch(*arguments)) < 1.5 * host_us(by_the_driver)
 
 
 @pytest.mark.gpu
