@@ -101,7 +101,7 @@ PATCHCONV_WGMMA_EXAMPLES = {
     # Steps of 32 inputs, since 64 do not divide 96.
     "half steps": _hopper(2, 8, 14, 96, 32, 1, activation="gelu", dtype="bfloat16", stages=4),
     "patches of four, two warpgroups": _hopper(
-        1, 36, 20, 16, 64, 4, warpgroups=2, items=64, activation="gelu_tanh", sigmoid="tanh",
+        1, 36, 20, 16, 64, 4, warpgroups=2, items=64, stages=6, activation="gelu_tanh", sigmoid="tanh",
     ),
     "residual, three warpgroups": _hopper(
         2, 11, 10, 64, 64, 1, residual=True, activation="silu", sigmoid="tanh",
@@ -112,7 +112,7 @@ PATCHCONV_WGMMA_EXAMPLES = {
     ),
     "deferred over many steps": _hopper(2, 16, 18, 64, 96, 2, deferred=True, items=96, stages=3, ctas=1),
     # Five tiles for clusters of two: the last CTA's is beyond the tensor.
-    "clusters": _hopper(5, 16, 14, 32, 32, 2, cluster=2, stages=4, ctas=2),
+    "clusters": _hopper(5, 16, 14, 32, 32, 2, cluster=2, stages=5, ctas=2),
     "clusters of four, deferred": _hopper(
         2, 26, 24, 16, 64, 2, cluster=4, deferred=True, stages=3, activation="silu", ctas=4,
     ),

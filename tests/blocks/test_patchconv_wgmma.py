@@ -65,7 +65,7 @@ def test_one_kernel_serves_every_batch() -> None:
 def test_the_examples_reach_every_variant_and_edge() -> None:
     assert {one.config.warpgroups for one in EXAMPLES} == {1, 2, 3}
     assert {one.config.cluster for one in EXAMPLES} == {1, 2, 4}
-    assert {one.config.stages for one in EXAMPLES} >= {2, 3, 4}, "none, one and two steps on their way"
+    assert {one.config.stages for one in EXAMPLES} >= {2, 4, 6}, "fewer slots than warps that fill them, as many, more"
     assert {(one.config.deferred, one.problem.residual) for one in EXAMPLES} >= {(True, True), (False, True)}
     assert {one.problem.patch for one in EXAMPLES} == {1, 2, 4}
     assert {one.problem.activation for one in EXAMPLES} == set(ACTIVATIONS)
