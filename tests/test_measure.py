@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.cases import cached_case
 from kgen.devices import find_device
 from kgen.errors import VerificationError
-from kgen.measure import Replay, measure, measure_briefly, record_node, rotation, time_interleaved
+from kgen.measure import measure, measure_together, rotation
+from kgen.shots import RESOLUTION, ROUNDS, tied
 
 MIB = 1 << 20
 
@@ -50,7 +51,7 @@ def test_a_program_is_timed_in_bounded_time(problem):
     assert time.perf_counter() - start < 5
     assert 0.5 < timing.p20_us <= timing.median_us <= timing.p80_us < 10_000
     assert timing.p80_us < 1.5 * timing.p20_us
-    assert timing.replays >= 5
+    assert len(timing.shots_us) >= ROUNDS
     assert timing.launches * timing.median_us > 500
     assert 0 < errors.output <= case.bound.output
 
@@ -69,44 +70,25 @@ def test_a_wrong_program_is_not_timed():
 
 
 @pytest.mark.gpu
-def test_interleaved_replays_are_timed_each_by_itself():
-    import cupy
-
-    stream = cupy.cuda.Stream(non_blocking=True)
-    loop = "long long start = clock64(); while (clock64() - start < cycles) {}"
-    spin = cupy.RawKernel(f'extern "C" __global__ void spin(long long cycles) {{ {loop} }}', "spin")
-
-    def replay(cycles):
-        def start(on):
-            with on:
-                for _ in range(4):
-                    spin((1,), (1,), (cycles,))
-
-        return Replay(start, 4)
-
-    short, long = time_interleaved([replay(400_000), replay(1_200_000)], stream)
-    assert short.replays == long.replays
-    assert long.median_us == pytest.approx(3 * short.median_us, rel=0.1)
+@pytest.mark.parametrize("problem", [SMALL, LARGE])
+def test_a_candidate_is_timed_until_its_median_is_known_and_no_further_when_slow(problem):
+    program, case = loaded(problem), cached_case(problem)
+    whole, _ = measure(case, program)
+    start = time.perf_counter()
+    ((timing, errors),) = measure_together(case, [program], target=RESOLUTION, give_up_us=2 * whole.median_us)
+    assert time.perf_counter() - start < 1
+    assert timing.median_us == pytest.approx(whole.median_us, rel=0.1)
+    assert 0 < errors.output <= case.bound.output
+    assert ROUNDS < len(timing.shots_us) <= len(whole.shots_us)
+    ((given_up, _),) = measure_together(case, [program], target=RESOLUTION, give_up_us=whole.median_us / 2)
+    assert len(given_up.shots_us) == ROUNDS and given_up.median_us == pytest.approx(whole.median_us, rel=0.2)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("problem", [SMALL, LARGE])
-def test_a_brief_measurement_agrees_and_gives_up_on_slow_programs(problem):
-    program, case = loaded(problem), cached_case(problem)
-    timing, _ = measure(case, program)
-    start = time.perf_counter()
-    brief, errors = measure_briefly(case, program, 2 * timing.median_us)
-    assert time.perf_counter() - start < 1
-    assert brief.median_us == pytest.approx(timing.median_us, rel=0.1) and brief.replays >= 5
-    assert 0 < errors.output <= case.bound.output
-    given_up, _ = measure_briefly(case, program, timing.median_us / 2)
-    assert given_up.replays == 1 and given_up.median_us == pytest.approx(timing.median_us, rel=0.5)
-
-
-def test_a_node_of_the_graph_records_an_event_not_an_order(monkeypatch):
-    pytest.importorskip("cupy_backends")
-    asked = []
-    record = {("cuEventRecordWithFlags", 3): lambda *arguments: asked.append(arguments) or 0}
-    monkeypatch.setattr("kgen.measure.driver_function", lambda *name: record[name])
-    record_node(SimpleNamespace(ptr=5), SimpleNamespace(ptr=6))
-    assert asked == [(5, 6, 1)]
+def test_of_programs_measured_together_the_wrong_one_is_told_and_the_others_are_timed():
+    case, right = cached_case(SMALL), loaded(SMALL)
+    wrong = loaded(Problem(batch=1, height=7, width=7, channels=64, activation="relu"))
+    first, second, third = measure_together(case, [right, wrong, right])
+    assert isinstance(second, VerificationError)
+    assert len(first[0].shots_us) == len(third[0].shots_us) > ROUNDS
+    assert tied(np.array([first[0].shots_us, third[0].shots_us]).T) == (True, True)
