@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from kgen.devices import find_device
 from kgen.errors import CompileError
 from kgen.machine import efficiency
 from kgen.model import predict_us
+from kgen.shots import RESOLUTION
 from kgen.tuned import Measurement
 from kgen.worker import Job, Outcome, Result
 
@@ -95,6 +97,14 @@ def test_a_measured_candidate() -> None:
     assert (evaluation.outcome, evaluation.verified, evaluation.efficiency) == (Outcome.OK, True, 0.125)
     assert (evaluation.latency_us, evaluation.registers) == (10.0, {"kernel": 64})
     assert evaluation.compile_s == 1.5 and evaluation.predicted_us is not None
+
+
+def test_a_candidate_is_timed_to_the_resolution_and_no_further_at_twice_the_best_time() -> None:
+    _, first = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED))
+    _, next_one = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED), best=0.25)
+    assert [(job.target, job.give_up_us) for job in first.jobs] == [(RESOLUTION, math.inf)]
+    ((target, give_up_us),) = [(job.target, job.give_up_us) for job in next_one.jobs]
+    assert target == RESOLUTION and efficiency(PROBLEM.flops, give_up_us, LOCAL) == pytest.approx(0.125)
 
 
 def test_a_modelled_candidate_is_verified_only_when_it_would_be_the_best() -> None:

@@ -167,6 +167,61 @@ def test_every_improvement_is_saved_at_once(fakes: type[FakeWorker], tmp_path: P
     assert seen == [90.0, 80.0, 70.0]
 
 
+def test_the_final_decides_what_is_saved_and_who_tied(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    """Not the times of different moments, by which another config was better."""
+    finals: list[list[Any]] = []
+
+    def run_together(self: FakeWorker, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        finals.append([job.config for job in jobs])
+        return tuple(timed(20.0 - 0.01 * (number < 2), job) for number, job in enumerate(jobs))
+
+    fakes.run_together = run_together  # type: ignore[method-assign]
+    fakes.latency_us = 1000.0  # one more each, so that all are near each other
+    only = {"timeout_s": 60, "out": tmp_path, "sampler": "kgen", "seed": 0, "progress": silent}
+    first = find(PROBLEM, LOCAL, trials=5, storage=str(tmp_path / "1"), **only).entry
+    (configs,) = finals
+    assert len(configs) == 5 and first.measured is not None and first.measured.median_us in (19.99, 20.0)
+    assert first.tied is not None and {first.config, *first.tied} == set(configs)
+    (saved,) = entries(tmp_path)
+    assert saved["config"] == first.config.to_json() and len(saved["tied"]) == 4
+    second = find(PROBLEM, LOCAL, trials=5, storage=str(tmp_path / "2"), **only)
+    assert second.kept is None and second.entry.config in (first.config, *first.tied)
+
+
+def test_ctrl_c_in_a_later_search_keeps_what_a_final_found(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    first = tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path, storage=str(tmp_path / "1"))
+    before = entries(tmp_path)
+
+    def answer(number: int) -> Result | None:
+        if number == 2:
+            raise KeyboardInterrupt
+        return None
+
+    fakes.answer = staticmethod(answer)
+    fakes.latency_us = 20.0
+    with pytest.raises(SearchInterrupted) as caught:
+        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path, storage=str(tmp_path / "2"))
+    assert caught.value.found is not None and caught.value.found.entry.config == first.config
+    assert entries(tmp_path) == before and first.tied == ()
+
+
+def test_what_failed_in_the_final_does_not_stay_saved(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    def run_together(self: FakeWorker, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        return (Result(Outcome.WRONG_ANSWER, "it is wrong now"), *(timed(20.0, job) for job in jobs[1:]))
+
+    fakes.run_together = run_together  # type: ignore[method-assign]
+    fakes.latency_us = 1000.0
+    entry = tune(PROBLEM, LOCAL, trials=3, timeout_s=60, out=tmp_path)
+    assert entry.measured is not None and entry.measured.median_us == 20.0
+    (saved,) = entries(tmp_path)
+    assert saved["config"] == entry.config.to_json()
+
+
+def test_a_modelled_search_has_no_final(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    fakes.run_together = None  # type: ignore[method-assign, assignment]
+    assert tune(PROBLEM, NAMED, trials=2, timeout_s=60, out=tmp_path).tied is None
+
+
 def test_ctrl_c_keeps_the_best_so_far(fakes: type[FakeWorker], tmp_path: Path) -> None:
     def answer(number: int) -> Result | None:
         if number == 3:
@@ -492,6 +547,12 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     assert entry.measured is not None and entry.trials == 6
     assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
     assert 0 < entry.measured.efficiency < 1
+    assert entry.measured.shots is not None and entry.measured.shots >= 5 and entry.tied is not None
+    again = tune(
+        problem, device, trials=6, timeout_s=120, out=tmp_path / "again", storage=str(tmp_path / "again.journal")
+    )
+    assert again.tied is not None
+    assert again.config in (entry.config, *entry.tied) or entry.config in again.tied
 
 
 @pytest.mark.gpu
