@@ -18,8 +18,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-ROUNDS, MOST = 5, 100
-"""Rounds taken at a time, and in all."""
+ROUNDS, LEAST, MOST = 5, 10, 100
+"""Rounds taken at a time, at least where nothing is known by then (five have no interval), and in all."""
 CONFIDENCE = 0.95
 RESOLUTION = 0.005
 """How well times are known, relative to themselves: a candidate's median, and two programs that are told apart."""

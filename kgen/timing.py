@@ -15,7 +15,7 @@ import numpy as np
 
 from kgen.launch import driver_function
 from kgen.nvml import sm_clock
-from kgen.shots import MOST, ROUNDS, Shots, collect
+from kgen.shots import LEAST, MOST, Shots, collect
 
 BUDGET_S = 0.15
 WARM_UP_S = 0.05
@@ -80,9 +80,10 @@ def time_interleaved(
 ) -> tuple[Timing, ...]:
     """Time several replays turn by turn, so that whatever disturbs the GPU disturbs all of them alike.
 
-    Warms up first, for ``warm_up_s``. Then every replay runs 100 times: fewer, at least 5, when that would exceed
-    ``budget_s``, when each one's median is known to ``target`` of itself, or when each takes more than ``give_up_us`` a
-    launch. Rounds in which the SM clock was throttled are repeated, as often at most (:mod:`kgen.shots`).
+    Warms up first, for ``warm_up_s``. Then every replay runs 100 times: fewer, at least 10, when that would exceed
+    ``budget_s``, and no more once each one's median is known to ``target`` of itself or, after at least 5 shots, is
+    more than ``give_up_us`` a launch. Rounds in which the SM clock was throttled are repeated, as often at most
+    (:mod:`kgen.shots`).
     """
     from cupy_backends.cuda.api.runtime import getDevice
 
@@ -91,7 +92,7 @@ def time_interleaved(
     while warm_us < warm_up_s * 1e6:
         round_us = sum(elapsed_us(replay, stream) for replay in replays)
         warm_us += max(round_us, 1.0)
-    most = max(ROUNDS, min(MOST, int(budget_s * 1e6 / round_us)))
+    most = max(LEAST, min(MOST, int(budget_s * 1e6 / round_us)))
     take = partial(_take, replays, stream, clock_mhz)
     shots = collect(take, target=target, give_up_us=give_up_us, most=most)
     return tuple(

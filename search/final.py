@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kgen.search.evaluate import GIVE_UP
 from kgen.search.history import History, Known
 
+from kgen.errors import InfeasibleError
 from kgen.finals import Finalist, choose
 from kgen.machine import Config, Program
 
 WITHIN, MOST = 0.03, 8
-"""Finalists are the configs within this share of the best one's time, so many at most, and the default config."""
+"""Finalists are the configs within this share of the best one's time, so many at most."""
 
 
 class Comparer(Protocol):
@@ -34,13 +37,17 @@ class Final:
 def hold_final(history: History, default: Config, plan: Callable[[Config], Program], bench: Comparer) -> Final | None:
     """Measure a search's finalists; None when it has none, or when they could not be measured together."""
     known = {one.config: one for one in finalists(history, default)}
-    if not known:
+    programs = []
+    for config in known:
+        with suppress(InfeasibleError):  # by rules that are new since it was evaluated
+            programs.append(plan(config))
+    if not programs:
         return None
-    finalist = bench.compare([plan(config) for config in known])
-    first, *others = choose(finalist) or (None,)
+    compared = bench.compare(programs)
+    first, *others = choose(compared) or (None,)
     if first is None:
         warnings.warn(
-            f"the finalists of a search could not be measured together ({finalist[0].result.reason}), so the best of "
+            f"the finalists of a search could not be measured together ({compared[0].result.reason}), so the best of "
             "the search stands",
             stacklevel=2,
         )
@@ -49,11 +56,16 @@ def hold_final(history: History, default: Config, plan: Callable[[Config], Progr
 
 
 def finalists(history: History, default: Config) -> list[Known]:
-    """The best configs of a search, and ``default`` where it passed."""
+    """The best configs of a search, and ``default``, unless it is too slow for its median to have been awaited."""
     passed = history.passed
-    least = (history.best_efficiency or 0.0) / (1 + WITHIN)
-    best = [one for one in passed if (one.evaluation.efficiency or 0.0) >= least][:MOST]
-    return best + [one for one in passed if one.config == default and one not in best]
+    near = [one for one in passed if _slowdown(one, passed[0]) <= 1 + WITHIN][:MOST]
+    others = [one for one in passed if one not in near and _slowdown(one, passed[0]) <= GIVE_UP]
+    return near + [one for one in others if one.config == default]
+
+
+def _slowdown(one: Known, best: Known) -> float:
+    """How many times as long as the best it takes."""
+    return (best.evaluation.efficiency or 0.0) / (one.evaluation.efficiency or 0.0)
 
 
 def _measured(known: Known, finalist: Finalist) -> Known:

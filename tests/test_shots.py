@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kgen.shots import CONFIDENCE, RESOLUTION, ROUNDS, Shots, collect, median_interval, suffice, tied
+from kgen.shots import CONFIDENCE, LEAST, RESOLUTION, ROUNDS, Shots, collect, median_interval, suffice, tied
 
 
 def column(*values):
@@ -26,6 +26,10 @@ def test_the_interval_is_the_narrowest_that_covers_the_median_often_enough(count
 def test_five_shots_have_no_interval():
     (low,), (high,) = median_interval(column(1, 1, 1, 1, 1))
     assert (low, high) == (-math.inf, math.inf)
+
+
+def test_the_least_rounds_have_one():
+    assert tied(noisy(100.0, 110.0, rounds=LEAST)) == (True, False)
 
 
 def test_intervals_cover_the_median_of_a_skewed_distribution():

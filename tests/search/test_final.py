@@ -12,6 +12,7 @@ from kgen.search.final import MOST, WITHIN, finalists, hold_final
 from kgen.search.history import History
 from search_fakes import FakeConfig, config_from_json, plan
 
+from kgen.errors import InfeasibleError
 from kgen.finals import Finalist
 from kgen.jobs import Outcome, Result
 from kgen.tuned import Measurement
@@ -60,14 +61,16 @@ def numbers(history: History, default: int) -> list[int]:
 
 def test_finalists_are_those_near_the_best_and_the_default() -> None:
     near, far = 10 * (1 + 0.9 * WITHIN), 10 * (1 + 1.1 * WITHIN)
-    assert numbers(history_of([50.0, 10.0, near, far, None]), default=0) == [1, 2, 0]
-    assert numbers(history_of([50.0, 10.0, near, far, None]), default=1) == [1, 2]
-    assert numbers(history_of([50.0, 10.0, near, far, None]), default=4) == [1, 2]  # it is wrong
+    history = history_of([50.0, 10.0, near, far, None])
+    assert numbers(history, default=3) == [1, 2, 3]
+    assert numbers(history, default=1) == [1, 2]
+    assert numbers(history, default=0) == [1, 2]  # it takes five times as long
+    assert numbers(history, default=4) == [1, 2]  # it is wrong
     assert numbers(history_of([None]), default=0) == []
 
 
 def test_finalists_are_few_and_the_first_found_of_equals() -> None:
-    assert numbers(history_of([20.0] + [10.0] * 12), default=0) == [*range(1, 1 + MOST), 0]
+    assert numbers(history_of([19.0] + [10.0] * 12), default=0) == [*range(1, 1 + MOST), 0]
 
 
 def test_the_final_decides_and_not_the_search() -> None:
@@ -94,6 +97,17 @@ def test_one_that_fails_in_the_final_does_not_win() -> None:
 def test_a_final_in_which_all_fail_is_told_and_decides_nothing() -> None:
     with pytest.warns(UserWarning, match=r"could not be measured together \(it is wrong now\), so the best of the sea"):
         assert final_of([10.0], [None]) is None
+
+
+def test_what_a_new_rule_forbids_takes_no_part() -> None:
+    def strict(config: Any) -> Any:
+        if config == CONFIGS[0]:
+            raise InfeasibleError("new", "rows must be more")
+        return plan(config)
+
+    history: Any = history_of([10.0, 10.1])
+    final = hold_final(history, CONFIGS[0], strict, Bench([10.0, 10.1]))  # type: ignore[arg-type]
+    assert final is not None and final.winner.config == CONFIGS[1]
 
 
 def test_nothing_found_is_no_final() -> None:
