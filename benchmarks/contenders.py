@@ -16,7 +16,7 @@ import torch
 
 from kgen import env
 from kgen.devices import Device
-from kgen.measure import Replay, long_enough
+from kgen.timing import Replay, long_enough
 
 MODES = {"max-autotune": "max-autotune-no-cudagraphs", "default": "default"}  # the graph is ours, for both sides
 

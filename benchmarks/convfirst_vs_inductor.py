@@ -28,9 +28,10 @@ from kgen.blocks.convfirst import Problem, Weights
 from kgen.cases import Case, make_case
 from kgen.devices import Device, find_device
 from kgen.machine import efficiency
-from kgen.measure import Timing, rotation, time_interleaved
+from kgen.measure import rotation
 from kgen.render import template_digest
 from kgen.runtime import load
+from kgen.timing import Timing, time_interleaved
 
 SHAPES = "64x56,96x56,128x28,192x28,256x14,384x14,512x7,768x7"
 OUT = Path(__file__).parent / "results" / "convfirst-nvidia-h200.json"

@@ -30,11 +30,12 @@ from harness import save
 
 from kgen.devices import Device, find_device
 from kgen.machine import efficiency
-from kgen.measure import rotation, time_interleaved
+from kgen.measure import rotation
 from kgen.networks import Network, NetworkWeights, describe, load, variant
 from kgen.networks.account import account
 from kgen.networks.contenders import stock
 from kgen.render import family_digest
+from kgen.timing import time_interleaved
 from kgen.torch import accelerate
 
 OUT = Path(__file__).parent / "results" / "networks-nvidia-h200.json"

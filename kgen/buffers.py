@@ -24,11 +24,16 @@ class Guarded:
     """``size`` bytes with a guard region before and after, all filled with NaN."""
 
     def __init__(self, xp: Any, size: int) -> None:
-        self._memory = xp.full(size + 2 * GUARD_BYTES + _ALIGNMENT, _FILL, dtype=np.uint8)
+        self._memory = xp.empty(size + 2 * GUARD_BYTES + _ALIGNMENT, dtype=np.uint8)
         start = GUARD_BYTES + -address(self._memory) % _ALIGNMENT
         self._before = self._memory[:start]
         self.data = self._memory[start : start + size]
         self._after = self._memory[start + size :]
+        self.blank()
+
+    def blank(self) -> None:
+        """Fill everything with NaN."""
+        self._memory.fill(_FILL)
 
     def intact(self) -> bool:
         """Whether no byte of the guard regions has changed."""
@@ -54,6 +59,12 @@ class Buffers:
         self._weights = Guarded(xp, case.packed.nbytes)
         self._hidden = Guarded(xp, workspace_bytes)
         self._y = Guarded(xp, self._y_bytes * copies)
+        self.reset()
+
+    def reset(self) -> None:
+        """Everything as it was before the first launch: also what a kernel wrote where it must not."""
+        for buffer in self._guarded.values():
+            buffer.blank()
         self._weights.data[:] = self._packed
         for rows, index in self._chunks():
             self._inputs()[rows] = self._images[index]
@@ -88,8 +99,7 @@ class Buffers:
         Raises:
             VerificationError: a guard region, x or the weights changed, or an error exceeds the case's bound.
         """
-        guarded = {"x": self._x, "weights": self._weights, "hidden": self._hidden, "y": self._y}
-        for name, buffer in guarded.items():
+        for name, buffer in self._guarded.items():
             if not buffer.intact():
                 raise VerificationError(
                     f"a kernel must write inside its buffers, but bytes next to {name} changed for "
@@ -103,6 +113,10 @@ class Buffers:
         errors = self._errors()
         self._case.judge(errors)
         return errors
+
+    @property
+    def _guarded(self) -> dict[str, Guarded]:
+        return {"x": self._x, "weights": self._weights, "hidden": self._hidden, "y": self._y}
 
     def _inputs(self) -> Any:
         """x as one row of bytes per image."""

@@ -1,29 +1,35 @@
-"""Tuned entries verified and timed again, where the driver, NVRTC, kgen or the templates changed since."""
+"""Tuned entries verified and timed again, where the driver, NVRTC, kgen or the templates changed since.
+
+A config that was tuned beside others which tied with it is retested beside them (:mod:`kgen.finals`), and one of them
+takes its place where it is the winner now, or the only one that passes.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from kgen import tuned
 from kgen.blocks import family
 from kgen.compile import INSTALL, CompilePool, Cubin
 from kgen.devices import Device
 from kgen.env import nvrtc_version
-from kgen.errors import CompileError, DeviceError, InfeasibleError, KgenError, ProblemError, TunedConfigError
-from kgen.machine import Program, attainable_efficiency, intensity
-from kgen.model import predict_us
+from kgen.errors import CompileError, DeviceError, InfeasibleError, ProblemError, TunedConfigError
+from kgen.finals import choose, hold
+from kgen.machine import Config, Program, attainable_efficiency, intensity
 from kgen.render import render, template_digest
 from kgen.tuned_file import Environment, TunedEntry, TunedFile, load_file
-from kgen.worker import Job, Outcome, Worker
+from kgen.worker import Outcome, Worker
 
 LIMIT_S = 300.0
 _COMPARED = ("driver", "nvrtc", "kgen", "template_digest")
+
+_Started = tuple[Program, Future[Cubin]] | str
+"""A program that is being compiled, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def _due(file: TunedFile, device: Device, every: bool) -> tuple[Due, ...]:
 
 
 def retest(path: Path, entries: tuple[Due, ...], device: Device) -> Iterator[Retested]:
-    """Verify and time entries of a file on ``device``, saving each: a new time and environment, or why it failed.
+    """Verify and time entries of a file on ``device``, saving each: what won, when and where, or why the entry failed.
 
     All are compiled ahead. An entry that a tuner replaces meanwhile stays as the tuner left it.
 
@@ -90,9 +96,9 @@ def retest(path: Path, entries: tuple[Due, ...], device: Device) -> Iterator[Ret
         raise CompileError(f"retesting needs CuPy and NVRTC, but they were not found; install them: {INSTALL}")
     with CompilePool() as pool, Worker(device) as worker:
         started = [_start(one.entry, device, pool) for one in entries]
-        for one, program in zip(entries, started, strict=True):
+        for one, programs in zip(entries, started, strict=True):
             start_s = time.perf_counter()
-            tested = _test(one.entry, program, device, worker)
+            tested = _test(one.entry, programs, device, worker)
             after = _save(one.entry, tested, path, device)
             yield Retested(one.entry, after, one.changed, time.perf_counter() - start_s)
 
@@ -110,39 +116,37 @@ def _changed(before: Environment, entry: TunedEntry, device: Device) -> tuple[st
     return tuple(name for name in _COMPARED if old[name] != now[name])
 
 
-def _start(entry: TunedEntry, device: Device, pool: CompilePool) -> tuple[Program, Future[Cubin]] | str:
-    """The entry's program, being compiled, or why there is none."""
+def _start(entry: TunedEntry, device: Device, pool: CompilePool) -> list[_Started]:
+    """The programs of the entry's config and of those that tied with it, being compiled, or why there is none."""
+    return [_start_one(entry, config, device, pool) for config in (entry.config, *(entry.tied or ()))]
+
+
+def _start_one(entry: TunedEntry, config: Config, device: Device, pool: CompilePool) -> _Started:
     try:
-        program: Program = family(entry.problem.family).plan(entry.problem, entry.config, device)
+        program: Program = family(entry.problem.family).plan(entry.problem, config, device)
     except (InfeasibleError, ProblemError) as error:
         return f"{Outcome.INFEASIBLE.value}: {error}"
     return program, pool.submit(render(program), program.arch)
 
 
-def _test(
-    entry: TunedEntry, started: tuple[Program, Future[Cubin]] | str, device: Device, worker: Worker
-) -> TunedEntry | str:
+def _test(entry: TunedEntry, started: Sequence[_Started], device: Device, worker: Worker) -> TunedEntry | str:
     """The entry as it is measured now, or why it failed."""
-    if isinstance(started, str):
-        return started
-    program, future = started
-    try:
-        cubin = future.result()
-    except KgenError as error:
-        return f"{Outcome.COMPILE_FAILED.value}: {error}"
-    problem: Any = entry.problem  # a program's family is known at run time only
-    result = worker.run(Job(problem, entry.config, device, cubin), LIMIT_S)
-    if result.outcome is not Outcome.OK:
-        return f"{result.outcome.value}: {result.reason}"
+    finalists = hold([one for one in started if not isinstance(one, str)], device, worker, LIMIT_S)
+    winner, *others = choose(finalists) or (None,)
+    if winner is None:
+        own = started[0]
+        return own if isinstance(own, str) else f"{finalists[0].result.outcome.value}: {finalists[0].result.reason}"
     return replace(
         entry,
-        measured=result.measured,
-        modelled_us=predict_us(program, cubin.resources),
-        intensity=intensity(program),
-        attainable_efficiency=attainable_efficiency(program),
-        error=result.error,
+        config=winner.config,
+        measured=winner.result.measured,
+        modelled_us=winner.predicted_us,
+        intensity=intensity(winner.program),
+        attainable_efficiency=attainable_efficiency(winner.program),
+        error=winner.result.error,
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        template_digest=template_digest(entry.config.template),
+        template_digest=template_digest(winner.config.template),
         environment=None,
         failed=None,
+        tied=None if entry.tied is None else tuple(one.config for one in others),
     )

@@ -3,7 +3,8 @@
 ``{"schema_version": 1, "block": ..., "environment": {...}, "entries": [{"problem", "config", "measured", ...}]}``:
 times are microseconds, ``intensity`` operations per DRAM byte, ``seconds`` what tuning took. ``environment`` is that of
 whoever saved last; an entry that was measured in another one has its own, and each has its own template digest. An
-entry that ``failed`` a later check stays, with the reason, and is not used.
+entry that ``failed`` a later check stays, with the reason, and is not used. What older entries do not have, ``shots``,
+``clock_mhz`` and ``tied``, is left out where it is not known.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kgen.errors import ProblemError, TunedConfigError
 from kgen.machine import Config, Problem
 
 SCHEMA_VERSION = 1
-_UNSAID = ("environment", "failed")  # of an entry, when they are None
+_UNSAID = ("environment", "failed", "tied", "shots", "clock_mhz")  # when they are None
 _REMEDY = "correct the file or move it away, and tune again"
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 
@@ -42,13 +43,19 @@ class TunedProblem(Problem, Protocol):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency of one launch in microseconds, its computational efficiency, and the verified error."""
+    """Latency of one launch in microseconds, its computational efficiency, and the verified error.
+
+    ``shots`` is how many times it was measured, with the SM clock at ``clock_mhz`` (the median); None where that is not
+    known.
+    """
 
     median_us: float
     p20_us: float
     p80_us: float
     efficiency: float
     error: float
+    shots: int | None = None
+    clock_mhz: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class TunedEntry:
     """Where it was measured; None when that is the file's."""
     failed: str | None = None
     """Why it is out of service, in a sentence: it did not pass when it was retested."""
+    tied: tuple[Config, ...] | None = None
+    """Other configs whose times could not be told apart from this one's; None when it was not timed beside others."""
 
     def same(self, other: TunedEntry) -> bool:
         """Whether both are one entry, wherever its environment is written."""
@@ -186,6 +195,7 @@ def parse(data: bytes, where: str) -> TunedFile:
     readers: Readers = {
         "problem": partial(_build, kinds.Problem, {}),
         "config": partial(_config, kinds.config_from_json),
+        "tied": partial(_configs, kinds.config_from_json),
     }
     return TunedFile(
         block,
@@ -226,6 +236,12 @@ def _config(make: Callable[[Mapping[str, Any]], Config], data: object, where: st
     return config
 
 
+def _configs(make: Callable[[Mapping[str, Any]], Config], data: object, where: str) -> tuple[Config, ...]:
+    if not isinstance(data, list):
+        _refuse(where, "a list", data)
+    return tuple(_config(make, one, f"{where}[{i}]") for i, one in enumerate(data))
+
+
 def _value(hint: Any, value: object, where: str) -> object:
     """``value`` checked against an annotation: a scalar, a Literal, a dataclass, or one of these or None."""
     arms = get_args(hint)
@@ -250,14 +266,19 @@ def _refuse(where: str, wanted: str, found: object) -> NoReturn:
 
 def _entry_to_json(entry: TunedEntry) -> dict[str, Any]:
     measured = entry.measured
-    values = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    told = {name: _short(name, value) for name, value in values.items() if name not in _UNSAID or value is not None}
-    return told | {
+    return _told(entry) | {
         "problem": entry.problem.to_json(),
         "config": entry.config.to_json(),
-        "measured": measured and {name: _short(name, value) for name, value in asdict(measured).items()},
+        "measured": measured and _told(measured),
         **({"environment": asdict(entry.environment)} if entry.environment else {}),
+        **({"tied": [one.to_json() for one in entry.tied]} if entry.tied is not None else {}),
     }
+
+
+def _told(record: TunedEntry | Measurement) -> dict[str, Any]:
+    """Its fields, without those that are left out."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: _short(name, value) for name, value in values.items() if name not in _UNSAID or value is not None}
 
 
 def _short(name: str, value: Any) -> Any:

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ from typing import Any
 from kgen.cases import cached_case
 from kgen.devices import Device
 from kgen.errors import DeviceError
-from kgen.jobs import Job, Outcome, Result, run_job
+from kgen.jobs import Job, Outcome, Result, run_jobs
 
 __all__ = ["Job", "Outcome", "Result", "Worker"]
 
@@ -48,9 +49,15 @@ class Worker:
         self._child: _Child | None = _Child(device)
 
     def run(self, job: Job, timeout_s: float) -> Result:
-        """Run one job. A bad candidate never raises: its result says what happened.
+        """:meth:`run_together` for one job."""
+        (result,) = self.run_together([job], timeout_s)
+        return result
 
-        ``timeout_s`` limits the candidate alone, not the child's start or the float64 reference of a new problem.
+    def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        """Run jobs of one problem, timed turn by turn. A bad candidate never raises: its result says what happened.
+
+        One that hangs or ends the process leaves the others without a result of their own, too. ``timeout_s`` limits
+        the candidates alone, not the child's start or the float64 reference of a new problem.
 
         Raises:
             DeviceError: the child cannot start at all, as when the GPU is gone.
@@ -59,11 +66,12 @@ class Worker:
         start = time.perf_counter()
         try:
             self._await_start(child)
-            result = self._ask(child, job, timeout_s)
+            results = self._ask(child, jobs, timeout_s)
         except BaseException:  # Ctrl-C too: the reply to an abandoned job must not be taken for the next one's
             self.close()
             raise
-        return replace(result, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return tuple(replace(result, seconds=seconds) for result in results)
 
     def _await_start(self, child: _Child) -> None:
         try:
@@ -74,23 +82,25 @@ class Worker:
                 "check the GPU and its driver with nvidia-smi"
             ) from None
 
-    def _ask(self, child: _Child, job: Job, timeout_s: float) -> Result:
+    def _ask(self, child: _Child, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
         limit_s = _PREPARE_LIMIT_S
         try:
-            child.send(job)
+            child.send(tuple(jobs))
             child.receive(limit_s)  # prepared
             limit_s = timeout_s
             reply: _Reply = child.receive(limit_s)
         except TimeoutError:
             self.close()
-            return Result(Outcome.TIMEOUT, f"a candidate must finish within {limit_s:g} s, but it was still running")
+            late = f"a candidate must finish within {limit_s:g} s, but it was still running"
+            return (Result(Outcome.TIMEOUT, late),) * len(jobs)
         except (EOFError, OSError, pickle.UnpicklingError):
             epitaph = child.epitaph()
             self.close()
-            return Result(Outcome.CRASHED, f"a candidate must not end its worker process, but it ended with {epitaph}")
+            reason = f"a candidate must not end its worker process, but it ended with {epitaph}"
+            return (Result(Outcome.CRASHED, reason),) * len(jobs)
         if not reply.healthy:
             self.close()
-        return reply.result
+        return reply.results
 
     def close(self) -> None:
         """End the child; idempotent, and a later :meth:`run` starts another one."""
@@ -107,9 +117,9 @@ class Worker:
 
 @dataclass(frozen=True)
 class _Reply:
-    """A result, and whether the child can take another job: an illegal GPU access spoils its CUDA context."""
+    """Results, and whether the child can take other jobs: an illegal GPU access spoils its CUDA context."""
 
-    result: Result
+    results: tuple[Result, ...]
     healthy: bool
 
 
@@ -142,9 +152,9 @@ class _Child:
             self.receive(timeout_s)
             self._started = True
 
-    def send(self, job: Job) -> None:
-        """Send a job; OSError when the child is gone."""
-        self._pipe.send(job)
+    def send(self, jobs: tuple[Job, ...]) -> None:
+        """Send jobs to run together; OSError when the child is gone."""
+        self._pipe.send(jobs)
 
     def receive(self, timeout_s: float) -> Any:
         """The child's next message; TimeoutError when it takes longer, EOFError or OSError when the child is gone."""
@@ -175,8 +185,8 @@ def serve(handle: int, ordinal: int | None) -> None:
     """What the child runs: jobs in, replies out, until the parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe: Connection[Any, Any] = Connection(handle)
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(pipe, jobs), daemon=True).start()
+    waiting: queue.SimpleQueue[tuple[Job, ...]] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(pipe, waiting), daemon=True).start()
     if ordinal is not None:
         from cupy_backends.cuda.api import runtime
 
@@ -184,19 +194,20 @@ def serve(handle: int, ordinal: int | None) -> None:
         runtime.deviceSynchronize()
     pipe.send(_READY)
     while True:
-        job = jobs.get()
+        jobs = waiting.get()
         if ordinal is not None:
-            cached_case(job.problem)
+            cached_case(jobs[0].problem)
         pipe.send(_PREPARED)
-        result = run_job(job)
-        pipe.send(_Reply(result, result.outcome is Outcome.OK or _healthy(ordinal)))
+        results = run_jobs(jobs)
+        passed = all(result.outcome is Outcome.OK for result in results)
+        pipe.send(_Reply(results, passed or _healthy(ordinal)))
 
 
-def _read_jobs(pipe: Connection[Any, Any], jobs: queue.SimpleQueue[Job]) -> None:
+def _read_jobs(pipe: Connection[Any, Any], waiting: queue.SimpleQueue[tuple[Job, ...]]) -> None:
     """Reading in a thread notices the parent's death while the main thread waits for a kernel that never ends."""
     while True:
         try:
-            jobs.put(pipe.recv())
+            waiting.put(pipe.recv())
         except (EOFError, OSError):
             os._exit(0)
         except BaseException:

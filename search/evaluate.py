@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from kgen.compile import Cubin, Resources
 from kgen.devices import Device
 from kgen.errors import KgenError
+from kgen.finals import Finalist, hold
 from kgen.machine import Program, efficiency, ideal_us
 from kgen.model import predict_us
 from kgen.render import Source, render
+from kgen.shots import RESOLUTION
 from kgen.tuned import Measurement
 from kgen.worker import Job, Outcome, Result
 
@@ -23,7 +25,8 @@ SPILL_LIMIT_BYTES = 160
 """Spills above this cost more than a measurement can win back; a few registers saved across a tile cost little."""
 MEASURE_LIMIT_S = 30.0
 GIVE_UP = 2.0
-"""Times the best latency, after which a brief measurement ends."""
+"""Times the best latency: a candidate whose first shots take longer is measured no further."""
+FINALS_LIMIT_S = 120.0
 EMULATE_LIMIT_S = 90.0
 
 
@@ -37,6 +40,7 @@ class Verifier(Protocol):
     """What a search needs of :class:`kgen.worker.Worker`."""
 
     def run(self, job: Job, timeout_s: float) -> Result: ...
+    def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]: ...
 
 
 class Evaluator(Protocol):
@@ -101,16 +105,12 @@ class Evaluation:
 
 
 class Bench:
-    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled.
+    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled."""
 
-    A ``brief`` one spends a tenth of the time on a candidate, and next to none once it takes twice the best one's.
-    """
-
-    def __init__(self, device: Device, pool: Pool, worker: Verifier, *, brief: bool = False) -> None:
+    def __init__(self, device: Device, pool: Pool, worker: Verifier) -> None:
         self._device = device
         self._pool = pool
         self._worker = worker
-        self._brief = brief
 
     @property
     def measures(self) -> bool:
@@ -157,7 +157,7 @@ class Bench:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
         problem: Any = program.problem  # a program's family is known at run time only
         config: Any = program.config
-        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency))
+        job = Job(problem, config, self._device, cubin, RESOLUTION, self._give_up_us(program, best_efficiency))
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
         known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:
@@ -165,11 +165,14 @@ class Bench:
         objective = result.measured.efficiency if result.measured else modelled
         return Evaluation(Outcome.OK, efficiency=objective, verified=True, **known)
 
-    def _give_up_us(self, program: Program, best_efficiency: float | None) -> float | None:
-        if not self._brief:
-            return None
-        best_us = ideal_us(program.problem.flops, self._device) / best_efficiency if best_efficiency else math.inf
-        return GIVE_UP * best_us
+    def _give_up_us(self, program: Program, best_efficiency: float | None) -> float:
+        return (
+            GIVE_UP * ideal_us(program.problem.flops, self._device) / best_efficiency if best_efficiency else math.inf
+        )
+
+    def compare(self, programs: Sequence[Program]) -> tuple[Finalist, ...]:
+        """Programs of one problem verified and timed turn by turn."""
+        return hold([(one, self.start(one)) for one in programs], self._device, self._worker, FINALS_LIMIT_S)
 
 
 def refuse_spills(evaluation: Evaluation) -> Evaluation:

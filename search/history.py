@@ -96,6 +96,14 @@ class History:
         return True
 
     @property
+    def passed(self) -> list[Known]:
+        """Verified configs, the most efficient first."""
+        found = [
+            one for one in self._known.values() if one.evaluation.outcome is Outcome.OK and one.evaluation.verified
+        ]
+        return sorted(found, key=lambda one: (-(one.evaluation.efficiency or 0.0), one.number))
+
+    @property
     def configs(self) -> list[Config]:
         """Configs that were evaluated, in the order they were tried."""
         return list(self._known)

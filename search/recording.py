@@ -1,4 +1,4 @@
-"""Recording a search space: every config of it, or of a sample, compiled ahead, verified and measured briefly."""
+"""Recording a search space: every config of it, or of a sample, compiled ahead, verified and measured."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def record(
     todo = [config for config in configs if config not in recorder.done]
     if todo:
         with CompilePool() as pool, Worker(device) as worker:
-            _Recording(problem, device, Bench(device, pool, worker, brief=True), recorder, progress, header.size).run(
-                todo
-            )
+            _Recording(problem, device, Bench(device, pool, worker), recorder, progress, header.size).run(todo)
         recorder.pack()
     return len(recorder.done)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 from kgen.search.about import About
 from kgen.search.evaluate import Bench
+from kgen.search.final import Final, hold_final
 from kgen.search.helpers import Helpers
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
@@ -81,7 +82,8 @@ def tune(
     With a local GPU, candidates are verified and measured on it. For a named device they are compiled and ranked by the
     performance model, and those that would be the best are verified in the emulator. The search ends when the study
     holds ``trials`` compiled candidates, those of earlier runs included, or after ``timeout_s`` seconds; a candidate
-    under way is finished. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
+    under way is finished. Measured ones then end with a final (:mod:`kgen.search.final`), whose winner is saved with
+    those that tie with it. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
@@ -135,16 +137,19 @@ def find(
     )
     with open_study(storage, name) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
-        with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save, bench) as search:
+        with Helpers(study, _help, tasks) as helpers, _opened(bench, device, others) as used:
+            search = _prepare(study, task, progress, saver.save, used)
             near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
             search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
             try:
                 search.run()
                 helpers.wait()
+                search.history.read(study)
+                plan = partial(plan_of, problem, device)
+                final = hold_final(search.history, seeds[0], plan, used) if used.measures else None
             except KeyboardInterrupt:
                 raise SearchInterrupted(saver.save(search)) from None
-        search.history.read(study)
-        found = saver.save(search)
+        found = saver.save(search, final)
     if found is None:
         raise StudyError(_nothing_passed(problem, search.history))
     return found
@@ -167,8 +172,8 @@ class _Task:
 
 
 def _help(task: _Task) -> None:
-    with join_study(task.where, task.name) as study, _prepared(study, task, silent, lambda search: None) as search:
-        search.run()
+    with join_study(task.where, task.name) as study, open_bench(task.device, task.others) as bench:
+        _prepare(study, task, silent, lambda search: None, bench).run()
 
 
 @contextmanager
@@ -183,14 +188,13 @@ def cores_of(others: Sequence[Device]) -> int:
     return max(1, (os.cpu_count() or 1) // (1 + len(others)))
 
 
-@contextmanager
-def _prepared(
-    study: SharedStudy,
-    task: _Task,
-    progress: Report,
-    improved: Callable[[Search], object],
-    bench: Bench | None = None,
-) -> Iterator[Search]:
+def _opened(bench: Bench | None, device: Device, others: Sequence[Device]) -> AbstractContextManager[Bench]:
+    return nullcontext(bench) if bench else open_bench(device, others)
+
+
+def _prepare(
+    study: SharedStudy, task: _Task, progress: Report, improved: Callable[[Search], object], bench: Bench
+) -> Search:
     problem, device = task.problem, task.device
     About(problem, device).join(study)
     plan = partial(plan_of, problem, device)
@@ -199,8 +203,7 @@ def _prepared(
     space.add(_waiting(study, space))
     # A resumed search must not draw again what it drew before.
     study.sampler = make_sampler(task.sampler, space, study, plan, task.seed + len(study.get_trials(deepcopy=False)))
-    with nullcontext(bench) if bench else open_bench(device, task.others) as used:
-        yield Search(study, space, plan, used, history, task.limits, report=progress, improved=improved)
+    return Search(study, space, plan, bench, history, task.limits, report=progress, improved=improved)
 
 
 class _Saver:
@@ -213,13 +216,19 @@ class _Saver:
         self._folder = env.user_tuned_dir() if folder is None else folder
         self._check_replaceable()
 
-    def save(self, search: Search) -> Found | None:
-        """Save the search's best verified config, if it has one."""
-        best = search.history.best
+    def save(self, search: Search, final: Final | None = None) -> Found | None:
+        """Save the search's best verified config, if it has one, or the winner of its final."""
+        best = final.winner if final else search.history.best
         if best is None:
             return None
-        entry = self._entry(best, search)
-        path, kept = tuned.save_unless(entry, self.device, self._folder, keep=lambda saved: _is_better(saved, entry))
+        entry = replace(self._entry(best, search), tied=final.tied if final else None)
+        beaten = final.took_part if final else ()
+        path, kept = tuned.save_unless(
+            entry,
+            self.device,
+            self._folder,
+            keep=lambda saved: saved.config not in beaten and _is_better(saved, entry),
+        )
         return Found(entry, path, kept, str(search.space))
 
     def _check_replaceable(self) -> None:
@@ -257,12 +266,17 @@ def _waiting(study: optuna.Study, space: Space) -> list[Config]:
 
 
 def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
-    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config."""
+    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config.
+
+    Of one config the later measurement counts, unless the earlier was made beside others, and the later was not.
+    """
     if saved.failed or saved.measured is None or saved.template_digest != template_digest(saved.config.template):
         return False
     if entry.measured is None:
         return True
-    return saved.config != entry.config and saved.measured.median_us < entry.measured.median_us
+    if saved.config == entry.config:
+        return saved.tied is not None and entry.tied is None
+    return saved.measured.median_us < entry.measured.median_us
 
 
 def _check_tools(device: Device) -> None:

@@ -42,6 +42,20 @@ def test_sets_are_neighbours_in_memory_and_aligned():
     assert all(pointer % 16 == 0 for copy in range(3) for pointer in buffers.pointers(copy))
 
 
+def test_what_a_kernel_wrote_where_it_must_not_is_undone():
+    case, buffers = filled()
+    buffers._y._after[3] = 0
+    buffers.x()[:] = 0
+    buffers.weights[0] ^= 1
+    with pytest.raises(VerificationError):
+        buffers.check()
+    buffers.reset()
+    with pytest.raises(VerificationError, match="but got nan"):  # nothing is wrong but that y is blank again
+        buffers.check()
+    buffers.y()[:] = case.reference[case.index].astype(np.float16).view(np.uint16).ravel()
+    buffers.check()
+
+
 def test_no_workspace_is_a_null_pointer():
     case, _ = filled()
     assert Buffers(np, case, 0).pointers()[2] == 0

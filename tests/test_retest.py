@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tuned_samples import H200, entry, file_of
@@ -47,8 +47,10 @@ class FakePool:
 
 
 class FakeWorker:
-    """Measures 9 us, unless ``answer`` has something else to say of a problem."""
+    """Measures 9 us, or a config's of ``times_us``, unless ``answer`` has something else to say of a problem."""
 
+    times_us: ClassVar[dict[Any, float | None]]
+    """None is of a config that is wrong."""
     answer: Callable[[ConvFirst], Result | None] = staticmethod(lambda problem: None)
 
     def __init__(self, device: Any) -> None:
@@ -60,10 +62,16 @@ class FakeWorker:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, job: Job, timeout_s: float) -> Result:
+    def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        return tuple(self._run(job) for job in jobs)
+
+    def _run(self, job: Job) -> Result:
         problem: Any = job.problem
-        measured = Measurement(9.0, 8.9, 9.1, 0.5, 1e-4)
-        return self.answer(problem) or Result(Outcome.OK, measured=measured, error=1e-4)
+        time_us = self.times_us.get(job.config, 9.0)
+        if time_us is None:
+            return Result(Outcome.WRONG_ANSWER, "it is wrong")
+        measured = Measurement(time_us, time_us, time_us, 0.5, 1e-4, 10, 1980)
+        return self.answer(problem) or Result(Outcome.OK, measured=measured, error=1e-4, shots_us=(time_us,) * 10)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +80,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pass
 
     class Worker(FakeWorker):
-        pass
+        times_us: ClassVar[dict[Any, float | None]] = {}
 
     monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
     monkeypatch.setattr(tuned, "packaged_dir", lambda: tmp_path / "packaged")
@@ -186,6 +194,61 @@ def test_what_a_tuner_saves_meanwhile_stays(
     entries = retest.due(tmp_path, None, LOCAL, every=True)[path]
     list(retest.retest(path, entries[:1], LOCAL))
     assert load_file(path).entries[0] == better
+
+
+def with_ties(folder: Path, times_us: Sequence[float | None]) -> tuple[list[Any], Path]:
+    """Configs of an entry, the first of which the others tied with; they take ``times_us`` now."""
+    config: Any = default_config(PROBLEMS[0], LOCAL)
+    configs = [replace(config, stages=stages) for stages in range(2, 2 + len(times_us))]
+    worker: Any = retest.Worker
+    worker.times_us.update(zip(configs, times_us, strict=True))
+    return configs, save(sample(PROBLEMS[0], config=configs[0], tied=tuple(configs[1:])), LOCAL, folder)
+
+
+@pytest.mark.parametrize(
+    ("times_us", "winner", "tied"),
+    [
+        ([9.0, 9.0, 9.0], 0, (1, 2)),
+        ([9.0, 9.01, 9.5], 0, (1,)),
+        ([9.5, 9.0, 9.0], 1, (2,)),
+        ([None, 9.0, 9.0], 1, (2,)),
+        ([9.0, None, None], 0, ()),
+    ],
+)
+def test_what_tied_is_retested_too_and_the_winner_of_now_takes_the_place(
+    times_us: list[float | None], winner: int, tied: tuple[int, ...], tmp_path: Path
+) -> None:
+    configs, path = with_ties(tmp_path, times_us)
+    (tested,) = run(tmp_path, every=True)
+    (after,) = load_file(path).entries
+    assert after.config == tested.after.config == configs[winner] and after.failed is None
+    assert after.tied == tuple(configs[one] for one in tied)
+    assert after.measured is not None and after.measured.median_us == times_us[winner]
+    assert (after.measured.shots, after.measured.clock_mhz) == (10, 1980)
+
+
+def test_an_entry_fails_when_it_and_all_that_tied_fail(tmp_path: Path) -> None:
+    configs, path = with_ties(tmp_path, [None, None])
+    run(tmp_path, every=True)
+    (after,) = load_file(path).entries
+    assert after.failed == "wrong_answer: it is wrong" and after.tied == (configs[1],)
+    worker: Any = retest.Worker
+    worker.times_us[configs[1]] = 9.0
+    (tested,) = run(tmp_path)
+    assert tested.after.failed is None and tested.after.config == configs[1]
+
+
+def test_the_command_says_that_a_config_that_tied_took_the_place(
+    kgen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kgen.devices.local_devices", lambda: (LOCAL,))
+    with_ties(tmp_path, [None, 9.0])
+    code, out, err = kgen("retest", "--tuned", str(tmp_path), "--all")
+    assert code == 0 and "12.2 -> 9.0 us, by a config that tied" in err and "replaced" in out
+    with_ties(tmp_path, [None, 9.0])
+    assert [row["replaced"] for row in json.loads(kgen("retest", "--tuned", str(tmp_path), "--all", "--json")[1])] == [
+        True
+    ]
 
 
 def test_tuning_again_puts_a_problem_back_in_service(tmp_path: Path) -> None:

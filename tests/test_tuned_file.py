@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tuned_samples import CONFIG, H200, entry
 
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import TunedConfigError
-from kgen.tuned import Measurement, load_file, save
+from kgen.tuned import Measurement, load_file, packaged_dir, save
 
 
 def edited(folder: Path, change: Callable[[Any], object]) -> Path:
@@ -48,6 +49,30 @@ def test_the_file_is_for_reading(tmp_path: Path) -> None:
     }
     assert saved["intensity"] == 1235
     assert saved["config"] == CONFIG.to_json()
+
+
+def test_shots_clock_and_ties_are_saved_where_they_are_known(tmp_path: Path) -> None:
+    measured = Measurement(12.0, 11.9, 12.1, 0.3, 1e-3, shots=100, clock_mhz=1980)
+    tied = (replace(CONFIG, stages=3), replace(CONFIG, sigmoid="tanh"))
+    path = save(entry(measured=measured, tied=tied), H200, tmp_path)
+    saved = json.loads(path.read_text())["entries"][0]
+    assert (saved["measured"]["shots"], saved["measured"]["clock_mhz"]) == (100, 1980)
+    assert saved["tied"] == [one.to_json() for one in tied]
+    assert load_file(path).entries == (entry(measured=measured, tied=tied),)
+    save(entry(tied=()), H200, tmp_path)
+    assert json.loads(path.read_text())["entries"][0]["tied"] == [] and load_file(path).entries[0].tied == ()
+
+
+def test_entries_from_before_ties_read_and_have_no_more_when_their_file_is_saved(tmp_path: Path) -> None:
+    path = save(entry(), H200, tmp_path)
+    old = json.loads(path.read_bytes())["entries"][0]
+    assert {"shots", "clock_mhz", "tied"} & {*old, *old["measured"]} == set()
+    assert load_file(path).entries == (entry(),) and load_file(path).dump() == path.read_bytes()
+    paths = sorted(packaged_dir().glob("*/*.json"))
+    assert paths
+    for path in paths:
+        before, after = (json.loads(data)["entries"] for data in (path.read_bytes(), load_file(path).dump()))
+        assert [(set(one), one["measured"]) for one in after] == [(set(one), one["measured"]) for one in before]
 
 
 def test_problems_from_before_float8_have_16_bit_matmuls(tmp_path: Path) -> None:
@@ -106,6 +131,9 @@ def at(*keys: Any, value: object = ...) -> Callable[[Any], object]:
         (at("entries", 0, value=3), r"entries\[0\] must be an object, but got 3"),
         (at("entries", 0, "config"), r"entries\[0\] must have the fields problem, .*, but it misses config"),
         (at("entries", 0, "note", value=1), r"entries\[0\] must have the fields .*, but it has 'note'"),
+        (at("entries", 0, "tied", value=None), r"entries\[0\].tied must be a list, but got None"),
+        (at("entries", 0, "tied", value=[{"boundary": "x"}]), r"entries\[0\].tied\[0\] must be legal, but"),
+        (at("entries", 0, "measured", "shots", value=1.5), r"measured.shots must be an integer, but got 1.5"),
         (at("entries", 0, "trials", value=1.5), r"entries\[0\].trials must be an integer, but got 1.5"),
         (at("entries", 0, "when", value=5), r"entries\[0\].when must be a string, but got 5"),
         (at("entries", 0, "measured", value=12.0), r"entries\[0\].measured must be an object, but got 12.0"),

@@ -164,6 +164,23 @@ def test_an_interrupted_job_does_not_answer_the_next_one(worker):
     assert worker.run(job(), 60).outcome is Outcome.OK
 
 
+def test_jobs_run_together_each_have_a_result(worker):
+    good, infeasible = worker.run_together([job(), job(replace(CONFIG, stages=0))], 60)
+    assert (good.outcome, infeasible.outcome) == (Outcome.OK, Outcome.INFEASIBLE)
+    assert good.seconds == infeasible.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [("os.kill(os.getpid(), signal.SIGSEGV)", Outcome.CRASHED), ("time.sleep(1000)", Outcome.TIMEOUT)],
+)
+def test_one_that_ends_the_process_ends_those_that_run_with_it(worker, action, outcome):
+    worker.run(job(), 60)
+    results = worker.run_together([job(Planted("raise KeyError")), job(Planted(action))], 1.0)
+    assert [one.outcome for one in results] == [outcome] * 2
+    assert worker.run(job(), 60).outcome is Outcome.OK
+
+
 def test_closing_ends_the_child():
     worker = Worker(H200)
     worker.run(job(), 60)

@@ -29,7 +29,8 @@ def retest(
 ) -> None:
     """Verify and time tuned configs again, on a GPU, where its driver, NVRTC, kgen or the templates changed.
 
-    Those that pass get their new time; those that fail stay in the file but are not used. Exit code 1 when one fails.
+    Those that pass get their new time, and give way to a config that tied with them if that one wins now; those that
+    fail stay in the file but are not used. Exit code 1 when one fails.
     """
     from kgen.retest import due
     from kgen.retest import retest as run
@@ -54,7 +55,7 @@ def _print(done: list[Retested]) -> None:
         return
     rows = table("problem", "changed", "us before", "us after", "result", "seconds")
     for one in done:
-        result = "failed" if one.after.failed else "updated"
+        result = "failed" if one.after.failed else "replaced" if _replaced(one) else "updated"
         after = "" if one.after.failed else _us(one.after)
         rows.add_row(
             str(one.before.problem), ", ".join(one.changed), _us(one.before), after, result, f"{one.seconds:.1f}"
@@ -63,7 +64,12 @@ def _print(done: list[Retested]) -> None:
 
 
 def _result(one: Retested) -> str:
-    return one.after.failed or f"{_us(one.before) or 'not measured'} -> {_us(one.after)} us"
+    by = ", by a config that tied" if _replaced(one) else ""
+    return one.after.failed or f"{_us(one.before) or 'not measured'} -> {_us(one.after)} us{by}"
+
+
+def _replaced(one: Retested) -> bool:
+    return one.after.config != one.before.config
 
 
 def _us(entry: TunedEntry) -> str:
@@ -79,5 +85,6 @@ def _json(one: Retested) -> dict[str, Any]:
         "before_us": before.median_us if before else None,
         "after_us": after.median_us if after and not one.after.failed else None,
         "failed": one.after.failed,
+        "replaced": _replaced(one),
         "seconds": round(one.seconds, 3),
     }

@@ -168,9 +168,11 @@ def _print_found(found: Found, as_json: bool) -> None:
     if entry.error is not None:
         print(f"relative error {entry.error:.2g} against float64")
     print(config_line(entry.config))
+    if entry.tied:
+        print(f"{len(entry.tied)} other configs cannot be told apart from it by their times")
     print(f"legal configs searched: {found.space}")
     if found.kept is not None and found.kept.measured is not None:
-        print(f"kept the faster config of an earlier search ({found.kept.measured.median_us:.1f} us) in {found.path}")
+        print(f"kept the config of an earlier search ({found.kept.measured.median_us:.1f} us) in {found.path}")
     else:
         print(f"saved in {found.path}")
 

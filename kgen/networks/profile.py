@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from kgen.machine import Program, attainable_us, ideal_us
-from kgen.measure import Replay, elapsed_us, record_node, rotation
+from kgen.measure import rotation
 from kgen.networks.gpu import GpuNetwork, Step
 from kgen.networks.images import random_images
 from kgen.tensors import DTYPES
+from kgen.timing import Replay, elapsed_us, record_node
 
 REPLAYS = 50
 _WARM_UP_REPLAYS = 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from kgen.devices import find_device
 from kgen.errors import CompileError
 from kgen.machine import efficiency
 from kgen.model import predict_us
+from kgen.shots import RESOLUTION
 from kgen.tuned import Measurement
 from kgen.worker import Job, Outcome, Result
 
@@ -45,6 +48,15 @@ class FakeWorker:
         assert timeout_s > 0
         self.jobs.append(job)
         return self.result
+
+    def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        return tuple(self.run(job, timeout_s) for job in jobs)
+
+
+class Compiled(FakePool):
+    def submit(self, source: Any, arch: str) -> Future[Cubin]:
+        super().submit(source, arch)
+        return done(cubin())
 
 
 def done(value: Cubin | Exception) -> Future[Cubin]:
@@ -95,6 +107,23 @@ def test_a_measured_candidate() -> None:
     assert (evaluation.outcome, evaluation.verified, evaluation.efficiency) == (Outcome.OK, True, 0.125)
     assert (evaluation.latency_us, evaluation.registers) == (10.0, {"kernel": 64})
     assert evaluation.compile_s == 1.5 and evaluation.predicted_us is not None
+
+
+def test_a_candidate_is_timed_to_the_resolution_and_no_further_at_twice_the_best_time() -> None:
+    _, first = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED))
+    _, next_one = evaluate(LOCAL, cubin(), Result(Outcome.OK, measured=MEASURED), best=0.25)
+    assert [(job.target, job.give_up_us) for job in first.jobs] == [(RESOLUTION, math.inf)]
+    ((target, give_up_us),) = [(job.target, job.give_up_us) for job in next_one.jobs]
+    assert target == RESOLUTION and efficiency(PROBLEM.flops, give_up_us, LOCAL) == pytest.approx(0.125)
+
+
+def test_finalists_are_compiled_and_timed_as_long_as_a_measurement_lasts() -> None:
+    config = default_config(PROBLEM, LOCAL)
+    programs = [plan(PROBLEM, replace(config, stages=stages), LOCAL) for stages in (2, 3)]
+    pool, worker = Compiled(), FakeWorker(Result(Outcome.OK, measured=MEASURED))
+    compared = Bench(LOCAL, pool, worker).compare(programs)
+    assert len(pool.submitted) == 2 and [one.config for one in compared] == [job.config for job in worker.jobs]
+    assert [(job.target, job.give_up_us) for job in worker.jobs] == [(0.0, math.inf)] * 2
 
 
 def test_a_modelled_candidate_is_verified_only_when_it_would_be_the_best() -> None:

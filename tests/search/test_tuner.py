@@ -9,12 +9,12 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, open_bench, shared, silent, tune, tuner
@@ -66,9 +66,25 @@ class FakePool:
         return future
 
 
-class FakeWorker:
-    """Measures every job at ``latency_us``, unless ``answer`` has something else to say of the nth job."""
+def timed_at(time_us: float) -> Result:
+    """Of a problem for which a microsecond is ideal."""
+    measured = Measurement(time_us, time_us, time_us, 1 / time_us, 0.0)
+    return Result(Outcome.OK, measured=measured, error=0.0, shots_us=(time_us,) * 10)
 
+
+def timed(time_us: float, job: Job, error: float = 1e-4) -> Result:
+    share = efficiency(job.problem.flops, time_us, job.device)
+    measured = Measurement(time_us, time_us, time_us, share, error)
+    return Result(Outcome.OK, measured=measured, error=error, shots_us=(time_us,) * 10)
+
+
+class FakeWorker:
+    """Measures every job at ``latency_us``, unless ``answer`` has something else to say of the nth job.
+
+    A final repeats what was said of a config last.
+    """
+
+    said: ClassVar[dict[Any, Result]]
     latency_us = 10.0
     answer: Callable[[int], Result | None] = staticmethod(lambda number: None)
 
@@ -83,14 +99,16 @@ class FakeWorker:
 
     def run(self, job: Job, timeout_s: float) -> Result:
         self.jobs += 1
-        other = type(self).answer(self.jobs)
-        if other is not None:
-            return other
+        self.said[job.config] = type(self).answer(self.jobs) or self._usual(job)
+        return self.said[job.config]
+
+    def _usual(self, job: Job) -> Result:
         if job.device.ordinal is None:
             return Result(Outcome.OK, error=1e-4)
-        time_us = type(self).latency_us + self.jobs
-        share = efficiency(job.problem.flops, time_us, job.device)
-        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, share, 1e-4), error=1e-4)
+        return timed(type(self).latency_us + self.jobs, job)
+
+    def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        return tuple(self.said[job.config] for job in jobs)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +122,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     class Worker(FakeWorker):
-        pass
+        said: ClassVar[dict[Any, Result]] = {}
 
     monkeypatch.setattr(tuner, "CompilePool", FakePool)
     monkeypatch.setattr(tuner, "Worker", Worker)
@@ -142,12 +160,66 @@ def test_every_improvement_is_saved_at_once(fakes: type[FakeWorker], tmp_path: P
     def answer(number: int) -> Result | None:
         if (tmp_path / "out" / FILE).exists():
             seen.append(entries(tmp_path / "out")[0]["measured"]["median_us"])
-        time_us = 100.0 - 10 * number
-        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, 1 / time_us, 0.0), error=0.0)
+        return timed_at(100.0 - 10 * number)
 
     fakes.answer = staticmethod(answer)
     tune(PROBLEM, LOCAL, trials=4, timeout_s=60, out=tmp_path / "out")
     assert seen == [90.0, 80.0, 70.0]
+
+
+def test_the_final_decides_what_is_saved_and_who_tied(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    """Not the times of different moments, by which another config was better."""
+    finals: list[list[Any]] = []
+
+    def run_together(self: FakeWorker, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        finals.append([job.config for job in jobs])
+        return tuple(timed(20.0 - 0.01 * (number < 2), job) for number, job in enumerate(jobs))
+
+    fakes.run_together = run_together  # type: ignore[method-assign]
+    fakes.latency_us = 1000.0  # one more each, so that all are near each other
+    only = {"timeout_s": 60, "out": tmp_path, "sampler": "kgen", "seed": 0, "progress": silent}
+    first = find(PROBLEM, LOCAL, trials=5, storage=str(tmp_path / "1"), **only).entry
+    (configs,) = finals
+    assert len(configs) == 5 and first.measured is not None and first.measured.median_us in (19.99, 20.0)
+    assert first.tied is not None and {first.config, *first.tied} == set(configs)
+    (saved,) = entries(tmp_path)
+    assert saved["config"] == first.config.to_json() and len(saved["tied"]) == 4
+    second = find(PROBLEM, LOCAL, trials=5, storage=str(tmp_path / "2"), **only)
+    assert second.kept is None and second.entry.config in (first.config, *first.tied)
+
+
+def test_ctrl_c_in_a_later_search_keeps_what_a_final_found(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    first = tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path, storage=str(tmp_path / "1"))
+    before = entries(tmp_path)
+
+    def answer(number: int) -> Result | None:
+        if number == 2:
+            raise KeyboardInterrupt
+        return None
+
+    fakes.answer = staticmethod(answer)
+    fakes.latency_us = 20.0
+    with pytest.raises(SearchInterrupted) as caught:
+        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path, storage=str(tmp_path / "2"))
+    assert caught.value.found is not None and caught.value.found.entry.config == first.config
+    assert entries(tmp_path) == before and first.tied == ()
+
+
+def test_what_failed_in_the_final_does_not_stay_saved(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    def run_together(self: FakeWorker, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+        return (Result(Outcome.WRONG_ANSWER, "it is wrong now"), *(timed(20.0, job) for job in jobs[1:]))
+
+    fakes.run_together = run_together  # type: ignore[method-assign]
+    fakes.latency_us = 1000.0
+    entry = tune(PROBLEM, LOCAL, trials=3, timeout_s=60, out=tmp_path)
+    assert entry.measured is not None and entry.measured.median_us == 20.0
+    (saved,) = entries(tmp_path)
+    assert saved["config"] == entry.config.to_json()
+
+
+def test_a_modelled_search_has_no_final(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    fakes.run_together = None  # type: ignore[method-assign, assignment]
+    assert tune(PROBLEM, NAMED, trials=2, timeout_s=60, out=tmp_path).tied is None
 
 
 def test_ctrl_c_keeps_the_best_so_far(fakes: type[FakeWorker], tmp_path: Path) -> None:
@@ -281,18 +353,21 @@ class TwoGpus:
                 time.sleep(0.05)
                 if device.ordinal == 1:
                     two._fate(self.jobs)
-                with two._log.open("a") as log:
-                    log.write(json.dumps([device.ordinal, os.getpid(), job.config.to_json()]) + "\n")
                 self.jobs += 1
                 time_us = 50.0 - 20 * (device.ordinal == 1) + self.jobs
-                share = efficiency(job.problem.flops, time_us, job.device)
-                return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, share, 1e-4), error=1e-4)
+                with two._log.open("a") as log:
+                    log.write(json.dumps([device.ordinal, os.getpid(), str(job.config), time_us]) + "\n")
+                return timed(time_us, job)
+
+            def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+                times_us = {config: time_us for *_, config, time_us in map(json.loads, two._log.open())}
+                return tuple(timed(times_us[str(job.config)], job) for job in jobs)
 
         return Worker(device)
 
     @property
     def measured(self) -> list[tuple[int, int, str]]:
-        return [(ordinal, pid, str(config)) for ordinal, pid, config in map(json.loads, self._log.open())]
+        return [(ordinal, pid, config) for ordinal, pid, config, _ in map(json.loads, self._log.open())]
 
 
 @pytest.fixture
@@ -355,8 +430,7 @@ def test_tuners_killed_at_random_leave_a_file_that_is_valid_and_a_study_without_
     fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str
 ) -> None:
     def answer(number: int) -> Result:
-        time_us = 2e3 - (time.time() - start_s)
-        return Result(Outcome.OK, measured=Measurement(time_us, time_us, time_us, 1 / time_us, 0.0), error=0.0)
+        return timed_at(2e3 - (time.time() - start_s))
 
     start_s, draw, out, medians = time.time(), random.Random(0), tmp_path / "out", [2e3]
     fakes.answer = staticmethod(answer)
@@ -473,6 +547,12 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     assert entry.measured is not None and entry.trials == 6
     assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
     assert 0 < entry.measured.efficiency < 1
+    assert entry.measured.shots is not None and entry.measured.shots >= 5 and entry.tied is not None
+    again = tune(
+        problem, device, trials=6, timeout_s=120, out=tmp_path / "again", storage=str(tmp_path / "again.journal")
+    )
+    assert again.tied is not None
+    assert again.config in (entry.config, *entry.tied) or entry.config in again.tied
 
 
 @pytest.mark.gpu

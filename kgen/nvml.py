@@ -1,0 +1,26 @@
+"""What NVML tells of a GPU while it works. NVML comes with the driver, its binding with the package nvidia-ml-py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def sm_clock(ordinal: int) -> Callable[[], int]:
+    """A function that samples the SM clock of a CUDA device, in MHz: 0 where NVML, or its binding, does not tell."""
+    try:
+        import pynvml
+    except ImportError:
+        return _unknown
+    from cupy_backends.cuda.api import runtime
+
+    try:
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByPciBusId(runtime.deviceGetPCIBusId(ordinal))
+        pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM)
+    except pynvml.NVMLError:  # as for a part of a GPU, whose clock is not its own
+        return _unknown
+    return lambda: int(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
+
+
+def _unknown() -> int:
+    return 0
