@@ -13,7 +13,8 @@
 // bias). `bias` is followed, with e4m3 operands, by a scale of each sum and then, unless LAST, one of each output: h =
 // e4m3(act(scale x + bias) scale'). LAST says that the output is the block's, in its plain layout; ADDS_RESIDUAL then
 // adds a tensor like it. DEFERRED keeps two sets of accumulators and stores an item's results while the tensor cores
-// multiply the next one's.
+// multiply the next one's. SWIZZLED says that a slot's pixels are not core matrices but rows of 128 bytes, whose
+// 16-byte unit u lies at unit u ^ pixel % 8.
 #pragma once
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
@@ -69,6 +70,7 @@ struct WgmmaShape {
     static constexpr int BARRIERS = BIAS + VECTORS * Spec::N * 4;
     static constexpr int BYTES = BARRIERS + (1 + 2 * Spec::STAGES) * 8;
     static_assert(Spec::OUTPUTS % STRIP_COLUMNS == 0, "strips tile the outputs");
+    static_assert(!Spec::SWIZZLED || K_STEP == 64, "a row is 128 bytes");
     using Accumulators = float[Spec::OUTPUTS / 8][4];
     // With three consumer warpgroups, ptxas rejects instructions of more outputs than the kernel's entry has registers
     // for.
@@ -256,7 +258,9 @@ __device__ inline void start_step(typename WgmmaShape<Spec>::Accumulators& acc, 
     using Shape = WgmmaShape<Spec>;
     constexpr int ALONG_ROWS = Spec::OUTER_N ? Shape::K_STEP * 16 : 256;
     constexpr int K16 = Spec::OUTER_N ? 256 : Spec::OUTPUTS * 32;  // bytes from one k16 step of the weights to the next
-    const u64 a = wgmma_descriptor(slot + threadIdx.x / 128 * Shape::IN_BLOCK_BYTES, 1024, 128);
+    constexpr int A_K16 = Spec::SWIZZLED ? 32 : 2048;
+    const unsigned char* const pixels = slot + threadIdx.x / 128 * Shape::IN_BLOCK_BYTES;
+    const u64 a = Spec::SWIZZLED ? wgmma_swizzled_descriptor(pixels) : wgmma_descriptor(pixels, 1024, 128);
     const u64 b = wgmma_descriptor(slot + Shape::IN_BYTES, 128, ALONG_ROWS);
     wgmma_pin(acc);
     wgmma_fence();
@@ -269,7 +273,7 @@ __device__ inline void start_step(typename WgmmaShape<Spec>::Accumulators& acc, 
             if (k == 0)
                 wgmma<typename Spec::Operand, Accumulate>(sums, a, b_part);
             else
-                wgmma<typename Spec::Operand, true>(sums, wgmma_advance(a, k * 2048), b_part);
+                wgmma<typename Spec::Operand, true>(sums, wgmma_advance(a, k * A_K16), b_part);
         }
     }
     wgmma_commit();

@@ -98,8 +98,8 @@ PATCHCONV_WGMMA_EXAMPLES = {
     "smallest": _hopper(2, 4, 6, 16, 32, 2, stages=2, ctas=1),
     # 105 patches of images of 11 x 15, whose last row and column fill none, and two parts of the outputs.
     "remainders, outputs split": _hopper(3, 11, 15, 32, 64, 2, activation="silu", ctas=1),
-    # Steps of 32 inputs, since 64 do not divide 96.
-    "half steps": _hopper(2, 8, 14, 96, 32, 1, activation="gelu", dtype="bfloat16", stages=4),
+    # A step's 64 inputs are of both rows of a patch.
+    "steps over two rows": _hopper(2, 8, 14, 48, 32, 2, activation="gelu", dtype="bfloat16", stages=4),
     "patches of four, two warpgroups": _hopper(
         1, 36, 20, 16, 64, 4, warpgroups=2, items=64, stages=6, activation="gelu_tanh", sigmoid="tanh",
     ),

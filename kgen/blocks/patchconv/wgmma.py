@@ -22,13 +22,13 @@ from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
 
-STEP = 32
-"""Inputs must be a multiple, so that steps of 64 or 32 tile them."""
+STEP, STRIP = 64, 32
+"""Inputs must be a multiple of a step, 128 bytes of a patch, and outputs of the channels that are stored at a time."""
 
 
 def suits(problem: PatchConv, device: Device) -> bool:
     """Whether the kernel can compute the problem on the device."""
-    return device.arch == ARCH and not problem.image and problem.inputs % STEP == 0 and problem.outputs % STEP == 0
+    return device.arch == ARCH and not problem.image and problem.inputs % STEP == 0 and problem.outputs % STRIP == 0
 
 
 def plan(problem: PatchConv, config: WgmmaConfig, device: Device) -> Program:
@@ -84,9 +84,9 @@ def _check_problem(problem: PatchConv, config: WgmmaConfig, device: Device) -> N
     require(
         suits(problem, device),
         "boundary",
-        f"the wgmma kernel needs a Hopper GPU ({ARCH}), whole channels and inputs and outputs in multiples of {STEP}, "
-        f"but {device.name} is {device.arch}, with {problem.inputs} inputs and {problem.outputs} outputs of "
-        f"{'an image' if problem.image else 'a layer'}; use boundary='portable'",
+        f"the wgmma kernel needs a Hopper GPU ({ARCH}), whole channels, inputs in multiples of {STEP} and outputs "
+        f"of {STRIP}, but {device.name} is {device.arch}, with {problem.inputs} inputs and {problem.outputs} outputs "
+        f"of {'an image' if problem.image else 'a layer'}; use boundary='portable'",
     )
 
 
