@@ -10,6 +10,7 @@ from kgen.blocks import family
 from kgen.cases import cached_case
 from kgen.compile import Cubin
 from kgen.devices import Device
+from kgen.energy import measure_energy
 from kgen.errors import CompileError, EmulatorError, InfeasibleError, VerificationError
 from kgen.launch import LaunchError, LoadedProgram
 from kgen.machine import Config, efficiency
@@ -34,7 +35,8 @@ class Outcome(str, Enum):
 class Job:
     """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels.
 
-    With ``give_up_us`` it is timed briefly, and no further once it is seen to take longer than that.
+    With ``give_up_us`` it is timed briefly, and no further once it is seen to take longer than that. With ``energy``
+    its energy is measured too.
     """
 
     problem: KernelProblem
@@ -42,6 +44,7 @@ class Job:
     device: Device
     cubin: Cubin
     give_up_us: float | None = None
+    energy: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,5 +99,6 @@ def _verify_and_measure(job: Job) -> Result:
         p80_us=timing.p80_us,
         efficiency=efficiency(job.problem.flops, timing.median_us, job.device),
         error=errors.output,
+        energy_j=measure_energy(case, loaded) if job.energy else None,
     )
     return Result(Outcome.OK, measured=measured, error=errors.output)

@@ -22,7 +22,7 @@ from kgen.errors import ProblemError, TunedConfigError
 from kgen.machine import Config, Problem
 
 SCHEMA_VERSION = 1
-_UNSAID = ("environment", "failed")  # of an entry, when they are None
+_UNSAID = ("environment", "failed", "objective", "pareto")  # of an entry, when they are None
 _REMEDY = "correct the file or move it away, and tune again"
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 
@@ -42,13 +42,31 @@ class TunedProblem(Problem, Protocol):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency of one launch in microseconds, its computational efficiency, and the verified error."""
+    """Latency of one launch in microseconds, its computational efficiency, and the verified error.
+
+    ``energy_j`` is the energy of one launch in joules, None where it was not measured.
+    """
 
     median_us: float
     p20_us: float
     p80_us: float
     efficiency: float
     error: float
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """A config to which no other one of its search is preferable in every objective, and its figures.
+
+    They are those of one launch: microseconds, modelled where the entry's are; joules, None where they were not
+    measured; relative error.
+    """
+
+    config: Config
+    latency_us: float
+    error: float
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,10 @@ class TunedEntry:
     """Where it was measured; None when that is the file's."""
     failed: str | None = None
     """Why it is out of service, in a sentence: it did not pass when it was retested."""
+    objective: str | None = None
+    """What it is the best by, as ``--objective`` names it, the first of several; None for efficiency alone."""
+    pareto: tuple[ParetoPoint, ...] | None = None
+    """With several objectives, the configs between which they leave the choice, the best by the first one first."""
 
     def same(self, other: TunedEntry) -> bool:
         """Whether both are one entry, wherever its environment is written."""
@@ -186,6 +208,7 @@ def parse(data: bytes, where: str) -> TunedFile:
     readers: Readers = {
         "problem": partial(_build, kinds.Problem, {}),
         "config": partial(_config, kinds.config_from_json),
+        "pareto": partial(_points, kinds.config_from_json),
     }
     return TunedFile(
         block,
@@ -226,6 +249,14 @@ def _config(make: Callable[[Mapping[str, Any]], Config], data: object, where: st
     return config
 
 
+def _points(make: Callable[[Mapping[str, Any]], Config], data: object, where: str) -> tuple[ParetoPoint, ...]:
+    """``data`` as a Pareto set."""
+    if not isinstance(data, list):
+        _refuse(where, "a list", data)
+    reader: Readers = {"config": partial(_config, make)}
+    return tuple(_build(ParetoPoint, reader, point, f"{where}[{i}]") for i, point in enumerate(data))
+
+
 def _value(hint: Any, value: object, where: str) -> object:
     """``value`` checked against an annotation: a scalar, a Literal, a dataclass, or one of these or None."""
     arms = get_args(hint)
@@ -255,9 +286,16 @@ def _entry_to_json(entry: TunedEntry) -> dict[str, Any]:
     return told | {
         "problem": entry.problem.to_json(),
         "config": entry.config.to_json(),
-        "measured": measured and {name: _short(name, value) for name, value in asdict(measured).items()},
+        "measured": measured and _said(measured),
         **({"environment": asdict(entry.environment)} if entry.environment else {}),
+        **({"pareto": [_said(one) | {"config": one.config.to_json()} for one in entry.pareto]} if entry.pareto else {}),
     }
+
+
+def _said(figures: Measurement | ParetoPoint) -> dict[str, Any]:
+    """A measurement's or a point's fields, but for an energy that was not measured."""
+    values = {field.name: getattr(figures, field.name) for field in fields(figures)}
+    return {name: _short(name, value) for name, value in values.items() if value is not None}
 
 
 def _short(name: str, value: Any) -> Any:

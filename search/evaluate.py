@@ -52,7 +52,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What became of one config. ``efficiency`` is the objective, None unless the outcome is OK.
+    """What became of one config. ``efficiency`` is None unless the outcome is OK.
 
     ``verified`` is False for a modelled config that was not worth verifying because a verified one is better by model.
     ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before. The search
@@ -103,14 +103,18 @@ class Evaluation:
 class Bench:
     """Evaluates candidates of one problem on one device; a device without an ordinal is modelled.
 
-    A ``brief`` one spends a tenth of the time on a candidate, and next to none once it takes twice the best one's.
+    A ``brief`` one spends a tenth of the time on a candidate, and next to none once it takes twice the best one's. One
+    with ``energy`` measures that too.
     """
 
-    def __init__(self, device: Device, pool: Pool, worker: Verifier, *, brief: bool = False) -> None:
+    def __init__(
+        self, device: Device, pool: Pool, worker: Verifier, *, brief: bool = False, energy: bool = False
+    ) -> None:
         self._device = device
         self._pool = pool
         self._worker = worker
         self._brief = brief
+        self._energy = energy
 
     @property
     def measures(self) -> bool:
@@ -157,7 +161,7 @@ class Bench:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
         problem: Any = program.problem  # a program's family is known at run time only
         config: Any = program.config
-        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency))
+        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency), self._energy)
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
         known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from kgen.search.evaluate import Bench
 from kgen.search.helpers import Helpers
 from kgen.search.history import History, Known
 from kgen.search.loop import Limits, Search
+from kgen.search.objectives import BY_EFFICIENCY, Objective, Objectives, shown
 from kgen.search.progress import Report, silent
 from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
 from kgen.search.shared import SharedStudy
@@ -26,14 +28,16 @@ from kgen.search.storage import join_study, open_study, place_of
 
 from kgen import env, tuned
 from kgen.blocks import family
+from kgen.budget import Budget
 from kgen.compile import INSTALL, CompilePool
 from kgen.devices import Device
 from kgen.emulator.toolchain import find_compiler
+from kgen.energy import check_energy
 from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
 from kgen.machine import Config, Program, attainable_efficiency, intensity
 from kgen.render import family_digest, template_digest
 from kgen.tuned import TunedEntry
-from kgen.tuned_file import TunedProblem
+from kgen.tuned_file import ParetoPoint, TunedProblem
 from kgen.worker import Worker
 
 FAVOURITES, _FIRST = 24, 4
@@ -47,13 +51,14 @@ _MOST_AHEAD = 8
 class Found:
     """The best entry of a search and the file it went to; ``kept`` is a better one that was there and stayed.
 
-    ``space`` says how many configs were in it, of how many legal ones.
+    ``space`` says how many configs were in it, of how many legal ones; ``ended`` why the search ended.
     """
 
     entry: TunedEntry
     path: Path
     kept: TunedEntry | None
     space: str
+    ended: str
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -69,32 +74,41 @@ def tune(
     device: Device,
     *,
     trials: int,
-    timeout_s: float,
+    budget_s: float,
+    until: float | None = None,
+    objectives: Objectives = BY_EFFICIENCY,
     out: Path | None = None,
     storage: str | None = None,
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     progress: Report = silent,
 ) -> TunedEntry:
-    """Search for the config of highest computational efficiency and save it in ``out`` (the user's folder by default).
+    """Search for the best config by the first of ``objectives`` and save it in ``out`` (the user's folder by default).
+
+    The objective is computational efficiency unless others are asked for. Several give a Pareto set, which is saved
+    with the config.
 
     With a local GPU, candidates are verified and measured on it. For a named device they are compiled and ranked by the
     performance model, and those that would be the best are verified in the emulator. The search ends when the study
-    holds ``trials`` compiled candidates, those of earlier runs included, or after ``timeout_s`` seconds; a candidate
-    under way is finished. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
+    holds ``trials`` compiled candidates, those of earlier runs included, when ``budget_s`` seconds have passed, or when
+    no config that is left is expected to save the share ``until`` of the best one's time; a candidate under way is
+    finished. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
-        StudyError: the storage or the sampler cannot be used, or no config passed.
+        StudyError: the storage or the sampler cannot be used, no config passed, or there was no time for any.
+        DeviceError: energy is an objective but cannot be measured.
         TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
         CompileError: the compiler, or the emulator's host compiler, is missing.
-        ProblemError: ``trials`` or ``timeout_s`` is not positive.
+        ProblemError: ``trials`` or ``until`` is not positive.
     """
     return find(
         problem,
         device,
         trials=trials,
-        timeout_s=timeout_s,
+        budget=Budget(budget_s),
+        until=until,
+        objectives=objectives,
         out=out,
         storage=storage,
         sampler=sampler,
@@ -109,7 +123,9 @@ def find(
     *,
     others: Sequence[Device] = (),
     trials: int,
-    timeout_s: float,
+    budget: Budget,
+    until: float | None = None,
+    objectives: Objectives = BY_EFFICIENCY,
     out: Path | None,
     storage: str | None,
     sampler: str,
@@ -121,19 +137,33 @@ def find(
 
     ``bench`` is the device's of :func:`open_bench`, for several searches one after the other.
     """
-    check_limits(trials, timeout_s)
-    check_sampler(sampler)
+    check_limits(trials, until)
+    if time.monotonic() >= budget.end_s:
+        raise _too_small(budget, problem)
+    check_sampler(sampler, objectives=len(objectives), until=until is not None)
     _check_tools(device)
-    saver = _Saver(problem, device, out)
+    if Objective.ENERGY in objectives:
+        check_energy(device)
+    saver = _Saver(problem, device, out, objectives)
     kind = family(problem.family)
     seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     name = _study_name(saver, choices)
-    limits = Limits(trials, timeout_s, ahead_of(cores_of(others)))
+    limits = Limits(trials, budget, ahead_of(cores_of(others)), until)
     task = _Task(
-        problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, tuple(others), sampler, seed
+        problem=problem,
+        device=device,
+        objectives=objectives,
+        seeds=tuple(seeds),
+        choices=choices,
+        where=place_of(storage, name),
+        name=name,
+        limits=limits,
+        others=tuple(others),
+        sampler=sampler,
+        seed=seed,
     )
-    with open_study(storage, name) as study:
+    with open_study(storage, name, objectives) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
         with Helpers(study, _help, tasks) as helpers, _prepared(study, task, progress, saver.save, bench) as search:
             near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
@@ -146,7 +176,7 @@ def find(
         search.history.read(study)
         found = saver.save(search)
     if found is None:
-        raise StudyError(_nothing_passed(problem, search.history))
+        raise _nothing_passed(problem, search.history) if search.history.configs else _too_small(budget, problem)
     return found
 
 
@@ -156,6 +186,7 @@ class _Task:
 
     problem: TunedProblem
     device: Device
+    objectives: Objectives
     seeds: tuple[Config, ...]
     choices: Choices
     where: str
@@ -167,15 +198,20 @@ class _Task:
 
 
 def _help(task: _Task) -> None:
-    with join_study(task.where, task.name) as study, _prepared(study, task, silent, lambda search: None) as search:
+    with (
+        join_study(task.where, task.name, task.objectives) as study,
+        _prepared(study, task, silent, lambda search: None) as search,
+    ):
         search.run()
 
 
 @contextmanager
-def open_bench(device: Device, others: Sequence[Device] = ()) -> Iterator[Bench]:
+def open_bench(
+    device: Device, others: Sequence[Device] = (), objectives: Objectives = BY_EFFICIENCY
+) -> Iterator[Bench]:
     """What compiles and evaluates candidates on a device, beside tuners of ``others``; it takes seconds to start."""
     with CompilePool(cores_of(others)) as pool, Worker(device) as worker:
-        yield Bench(device, pool, worker)
+        yield Bench(device, pool, worker, energy=Objective.ENERGY in objectives)
 
 
 def cores_of(others: Sequence[Device]) -> int:
@@ -199,16 +235,17 @@ def _prepared(
     space.add(_waiting(study, space))
     # A resumed search must not draw again what it drew before.
     study.sampler = make_sampler(task.sampler, space, study, plan, task.seed + len(study.get_trials(deepcopy=False)))
-    with nullcontext(bench) if bench else open_bench(device, task.others) as used:
+    with nullcontext(bench) if bench else open_bench(device, task.others, task.objectives) as used:
         yield Search(study, space, plan, used, history, task.limits, report=progress, improved=improved)
 
 
 class _Saver:
     """Saves the best config of a search whenever there is a better one, but never over a better measurement."""
 
-    def __init__(self, problem: TunedProblem, device: Device, folder: Path | None) -> None:
+    def __init__(self, problem: TunedProblem, device: Device, folder: Path | None, objectives: Objectives) -> None:
         self.problem = problem
         self.device = device
+        self.objectives = objectives
         self.digest = family_digest(problem.family)
         self._folder = env.user_tuned_dir() if folder is None else folder
         self._check_replaceable()
@@ -219,8 +256,10 @@ class _Saver:
         if best is None:
             return None
         entry = self._entry(best, search)
-        path, kept = tuned.save_unless(entry, self.device, self._folder, keep=lambda saved: _is_better(saved, entry))
-        return Found(entry, path, kept, str(search.space))
+        path, kept = tuned.save_unless(
+            entry, self.device, self._folder, keep=lambda saved: _is_better(saved, entry, self.objectives[0])
+        )
+        return Found(entry, path, kept, str(search.space), search.ended)
 
     def _check_replaceable(self) -> None:
         """Refuse a modelled search where the folder that is saved to has a fresh measured entry of the problem."""
@@ -247,7 +286,15 @@ class _Saver:
             seconds=search.seconds,
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             template_digest=template_digest(best.config.template),
+            objective=None if self.objectives == BY_EFFICIENCY else shown(self.objectives),
+            pareto=tuple(map(_point, search.front)) if len(self.objectives) > 1 else None,
         )
+
+
+def _point(known: Known) -> ParetoPoint:
+    of = known.evaluation
+    energy_j = of.measured.energy_j if of.measured else None
+    return ParetoPoint(known.config, of.latency_us or 0.0, of.error or 0.0, energy_j)
 
 
 def _waiting(study: optuna.Study, space: Space) -> list[Config]:
@@ -256,13 +303,14 @@ def _waiting(study: optuna.Study, space: Space) -> list[Config]:
     return [space.suggest(optuna.trial.FixedTrial(trial.system_attrs["fixed_params"])) for trial in trials]
 
 
-def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
-    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config."""
+def _is_better(saved: TunedEntry, entry: TunedEntry, objective: Objective) -> bool:
+    """Whether a saved entry stays: it is fresh, and measured to be better than ``entry``, which has another config."""
     if saved.failed or saved.measured is None or saved.template_digest != template_digest(saved.config.template):
         return False
     if entry.measured is None:
         return True
-    return saved.config != entry.config and saved.measured.median_us < entry.measured.median_us
+    old, new = objective.of(saved.measured), objective.of(entry.measured)
+    return saved.config != entry.config and old is not None and new is not None and objective.sign * (old - new) > 0
 
 
 def _check_tools(device: Device) -> None:
@@ -279,10 +327,10 @@ def plan_of(problem: TunedProblem, device: Device, config: Config) -> Program:
     return program
 
 
-def check_limits(trials: int, timeout_s: float) -> None:
-    """Raise ProblemError unless a search within these limits can find something."""
-    for name, value in (("trials", trials), ("timeout", timeout_s)):
-        if not value > 0:
+def check_limits(trials: int, until: float | None) -> None:
+    """Raise ProblemError unless these limits are positive."""
+    for name, value in (("trials", trials), ("until", until)):
+        if value is not None and not value > 0:
             raise ProblemError(f"{name} must be greater than 0, but got {name}={value:g}; pass a larger number")
 
 
@@ -301,14 +349,25 @@ def _with_values_of(configs: Sequence[Config], choices: Choices) -> Choices:
 
 
 def _study_name(saver: _Saver, choices: Choices) -> str:
-    """Equal for searches whose trials can be compared: same problem, device, objective, templates and space."""
+    """Equal for searches whose trials can be compared: same problem, device, objectives, templates and space."""
     objective = "modelled" if saver.device.ordinal is None else "measured"
+    if saver.objectives != BY_EFFICIENCY:
+        objective += f"-{shown(saver.objectives).replace(',', '-')}"
     parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, choices]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{saver.problem.family}-{saver.device.slug}-{objective}-{digest}"
 
 
-def _nothing_passed(problem: TunedProblem, history: History) -> str:
-    counts = ", ".join(f"{count} {kind}" for kind, count in history.failures.most_common()) or "none was evaluated"
-    last = f"; the last one: {history.last_failure}" if history.last_failure else ""
-    return f"a search must find a config that passes, but none did for {problem} ({counts}{last}); raise the time limit"
+def _nothing_passed(problem: TunedProblem, history: History) -> StudyError:
+    counts = ", ".join(f"{count} {kind}" for kind, count in history.failures.most_common())
+    return StudyError(
+        f"a search must find a config that passes, but none did for {problem} ({counts}; the last one: "
+        f"{history.last_failure}); raise --budget or --trials"
+    )
+
+
+def _too_small(budget: Budget, problem: TunedProblem) -> StudyError:
+    return StudyError(
+        f"a budget must suffice for one candidate of {problem}, but {budget.seconds:.3g} s were spent before the first "
+        "was evaluated; pass a larger --budget (what was saved before is kept)"
+    )

@@ -30,7 +30,7 @@ def space() -> Recorded:
 
 
 def test_a_whole_space_is_searched_each_config_once(space: Recorded) -> None:
-    replayed = replay(space, trials=1000, timeout_s=1e9)
+    replayed = replay(space, trials=1000, budget_s=1e9)
     configs = [config for config, _ in replayed.found]
     assert len(configs) == len(set(configs)) and set(configs) <= set(space.evaluations)
     assert len(configs) >= 55  # some configs make the same program
@@ -40,14 +40,14 @@ def test_a_whole_space_is_searched_each_config_once(space: Recorded) -> None:
 
 
 def test_equal_seeds_give_equal_searches(space: Recorded) -> None:
-    first, again, other = (replay(space, trials=20, timeout_s=1e9, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (replay(space, trials=20, budget_s=1e9, seed=seed) for seed in (3, 3, 4))
     assert first.found == again.found != other.found
 
 
 def test_a_search_that_found_nothing_good_says_so(space: Recorded) -> None:
     best = max(space.evaluations, key=lambda config: space.evaluations[config].efficiency or 0.0)
     rest = {config: one for config, one in space.evaluations.items() if config != best}
-    replayed = replay(replace(space, evaluations=rest), trials=200, timeout_s=1e9)
+    replayed = replay(replace(space, evaluations=rest), trials=200, budget_s=1e9)
     assert replace(replayed, recorded=space).until(0.0) is None
 
 
@@ -73,7 +73,7 @@ def test_compiling_takes_simulated_time_on_every_core(space: Recorded) -> None:
 
 
 def test_the_time_limit_is_simulated(space: Recorded) -> None:
-    replayed = replay(space, trials=1000, timeout_s=3.0)
+    replayed = replay(space, trials=1000, budget_s=3.0)
     assert 3.0 <= replayed.seconds < 5.0 and 3 <= len(replayed.found) < 40
 
 
@@ -118,4 +118,4 @@ def test_the_command_searches_a_file(space: Recorded, tmp_path: Path, kgen: Call
 
 def test_limits_must_be_positive(space: Recorded) -> None:
     with pytest.raises(ProblemError, match="trials must be greater than 0"):
-        replay(space, trials=0, timeout_s=1)
+        replay(space, trials=0, budget_s=1)

@@ -41,7 +41,7 @@ def plan_of(config: Any) -> Any:
 @pytest.mark.parametrize("name", [installed(name) for name in SAMPLERS])
 def test_each_proposal_is_listed_and_new(name: str) -> None:
     trials = 60 if name in ("tpe", "random") else 24
-    replayed = replay(synthetic_space(PROBLEM, 60), trials=trials, timeout_s=1e9, sampler=name, seed=1)
+    replayed = replay(synthetic_space(PROBLEM, 60), trials=trials, budget_s=1e9, sampler=name, seed=1)
     configs = [config for config, _ in replayed.found]
     assert len(configs) == len(set(configs)) >= min(trials, 55)
 
@@ -49,7 +49,7 @@ def test_each_proposal_is_listed_and_new(name: str) -> None:
 @pytest.mark.parametrize("name", [installed(name) for name in FAST])
 def test_equal_seeds_propose_alike(name: str) -> None:
     runs = [
-        replay(synthetic_space(PROBLEM, 60), trials=25, timeout_s=1e9, sampler=name, seed=seed) for seed in (1, 1, 2)
+        replay(synthetic_space(PROBLEM, 60), trials=25, budget_s=1e9, sampler=name, seed=seed) for seed in (1, 1, 2)
     ]
     assert runs[0].found == runs[1].found != runs[2].found
 
@@ -81,7 +81,7 @@ def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
     space = synthetic_space(PROBLEM, 200)
 
     def evaluations(name: str) -> float:
-        runs = (replay(space, trials=90, timeout_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
+        runs = (replay(space, trials=90, budget_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
         return median(run.until(0.0) or 91 for run in runs)
 
     assert evaluations("kgen") <= evaluations("random") / 3
@@ -89,7 +89,7 @@ def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
 
 def test_the_first_are_the_models_favourites_of_each_side() -> None:
     recorded = synthetic_space(PROBLEM, 60)
-    first = [config for config, _ in replay(recorded, trials=4, timeout_s=1e9).found]
+    first = [config for config, _ in replay(recorded, trials=4, budget_s=1e9).found]
     assert len({config.boundary for config in first}) == 4
 
     def predicted(config: Any) -> float:
