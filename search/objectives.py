@@ -13,7 +13,7 @@ from typing import Literal
 import optuna
 from kgen.search.evaluate import Evaluation
 
-from kgen.errors import ProblemError
+from kgen.errors import ProblemError, StudyError
 from kgen.tuned import Measurement
 
 
@@ -74,9 +74,19 @@ def shown(objectives: Objectives) -> str:
 
 
 def objectives_of(study: optuna.Study) -> Objectives:
-    """The objectives of a study, the first one first."""
+    """The objectives of a study, the first one first.
+
+    Raises:
+        StudyError: it has others than kgen's.
+    """
     names = study.metric_names
-    return BY_EFFICIENCY if names is None else tuple(Objective(name) for name in names)
+    try:
+        return BY_EFFICIENCY if names is None else tuple(Objective(name) for name in names)
+    except ValueError as error:
+        raise StudyError(
+            f"a study's metrics must be of {', '.join(Objective)}, but those of {study.study_name!r} are "
+            f"{', '.join(names or ())}; name another study by --study"
+        ) from error
 
 
 def set_objectives(study: optuna.Study, objectives: Objectives) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from kgen.search import samplers
+from kgen.search.evaluate import Evaluation
 from kgen.search.features import ABSENT, Featurizer
+from kgen.search.objectives import parse_objectives, set_objectives
 from kgen.search.replay import replay
 from kgen.search.samplers import SAMPLERS, check_sampler, make_sampler
 from kgen.search.space import Space, recorded_space
@@ -21,6 +25,7 @@ from kgen.blocks.convfirst import config_from_json, plan
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import StudyError
 from kgen.model import predict_us
+from kgen.worker import Outcome
 
 PROBLEM = ConvFirst(2, 7, 7, 64)
 FAST = ("kgen", "tpe", "random", "cmaes")
@@ -165,3 +170,101 @@ def test_unknown_or_missing_samplers_are_sentences(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="sampler cmaes needs cmaes, but it is not installed; pip install cmaes"):
         check_sampler("cmaes")
+
+
+def test_what_takes_one_objective_says_so() -> None:
+    with pytest.raises(StudyError, match="cmaes takes one objective, but got 2; choose kgen, tpe, random or gp"):
+        check_sampler("cmaes", objectives=2)
+    for name, count in (("tpe", 1), ("kgen", 2)):
+        with pytest.raises(StudyError, match=f"--until needs the sampler kgen and one .*, but got {name} and {count};"):
+            check_sampler(name, objectives=count, until=True)
+    check_sampler("kgen", until=True)
+
+
+def traded(name: str, seed: int, trials: int) -> float:
+    """The area that a search's Pareto set dominates, where energy falls with a latency only down to a point.
+
+    Figures are those of a synthetic space, as shares of its least ones; the area is that within twice the least.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    recorded = synthetic_space(PROBLEM, 200)
+    space = recorded_space(config_from_json, list(recorded.evaluations))
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    set_objectives(study, parse_objectives("efficiency,energy"))
+    study.sampler = make_sampler(name, space, study, plan_of, seed)
+    while len(study.trials) < trials:
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        evaluation = recorded.evaluations[config]
+        if evaluation.outcome is Outcome.OK:
+            study.tell(trial, [evaluation.efficiency or 0.0, energy_of(config, evaluation)])
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+    passed = {config: one for config, one in recorded.evaluations.items() if one.outcome is Outcome.OK}
+    least_j = min(energy_of(config, one) for config, one in passed.items())
+    points = {
+        (recorded.best.efficiency or 0.0) / trial.values[0]: trial.values[1] / least_j for trial in study.best_trials
+    }
+    assert len(points) > 1
+    corners = [*sorted(x for x in points if x < 2), 2.0]
+    return sum((right - x) * max(0.0, 2.0 - points[x]) for x, right in pairwise(corners))
+
+
+def energy_of(config: Any, evaluation: Evaluation) -> float:
+    """Of a GPU whose power is less with fewer threads."""
+    threads = max(kernel.threads for kernel in plan_of(config).kernels)
+    return (evaluation.latency_us or 0.0) * (threads / 128) ** 0.7
+
+
+@pytest.mark.parametrize("name", [installed(name) for name in ("tpe", "gp")])
+def test_optunas_samplers_search_for_a_pareto_set(name: str) -> None:
+    assert traded(name, 0, 24) > 0
+
+
+def test_kgens_own_finds_more_of_a_pareto_set_than_chance() -> None:
+    whole = traded("random", 0, 200)
+    own, chance = ([traded(name, seed, 40) / whole for seed in range(3)] for name in ("kgen", "random"))
+    assert min(own) > 0.95 and median(own) > median(chance) + 0.05, (own, chance)
+
+
+def test_equal_seeds_propose_alike_for_several_objectives() -> None:
+    assert traded("kgen", 1, 20) == traded("kgen", 1, 20)
+
+
+def test_an_expected_gain_is_told_once_the_forest_is_to_be_believed_and_falls() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    recorded = synthetic_space(PROBLEM, 200)
+    space, study = (
+        recorded_space(config_from_json, list(recorded.evaluations)),
+        optuna.create_study(direction="maximize"),
+    )
+    study.sampler = sampler = make_sampler("kgen", space, study, plan_of, 0)
+    gains: list[float | None] = []
+    while len(space):
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        evaluation = recorded.evaluations[config]
+        passed = evaluation.outcome is Outcome.OK
+        study.tell(
+            trial, evaluation.efficiency if passed else None, TrialState.COMPLETE if passed else TrialState.PRUNED
+        )
+        gains.append(sampler.expected_gain)
+    assert gains[:47] == [None] * 47 and gains[-1] is None, "and when nothing is left there is nothing to say"
+    told = [gain for gain in gains if gain is not None]
+    assert all(0 <= gain < 1 for gain in told) and len(told) > 100
+    assert median(told[-40:]) < 0.01 < max(told)
+
+
+def test_an_expected_gain_is_the_integral_that_it_is_said_to_be() -> None:
+    """Of one config whose log2 is expected 0.1 above the best's, give or take 0.2."""
+    space, study = real_space(), optuna.create_study(direction="maximize")
+    sampler: Any = make_sampler("kgen", space, study, plan_of, 0)
+    config, *others = space.left
+    for other in others:
+        space.take(other)
+    sampler._evaluated = {other: np.array([5.0 + number]) for number, other in enumerate(others[:50])}
+    sampler._expected = {config: (5.1, 0.2)}
+    drawn = np.random.default_rng(0).normal(5.1, 0.2, 1_000_000)
+    assert sampler.expected_gain == pytest.approx(np.maximum(0, 1 - 2 ** (drawn - 5.0)).mean(), rel=0.01)
