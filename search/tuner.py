@@ -368,6 +368,6 @@ def _nothing_passed(problem: TunedProblem, history: History) -> StudyError:
 
 def _too_small(budget: Budget, problem: TunedProblem) -> StudyError:
     return StudyError(
-        f"a budget must suffice for one candidate of {problem}, but {budget.seconds:.3g} s were spent before the first "
-        "was evaluated; pass a larger --budget (what was saved before is kept)"
+        f"a budget must suffice for one candidate of {problem}, but {budget.seconds:.3g} s for it were spent before "
+        "the first was evaluated; pass a larger --budget (what was saved before is kept)"
     )

@@ -50,9 +50,10 @@ def tune_network(
         what :func:`kgen.search.find` raises.
     """
     from kgen.search import SearchInterrupted, find, one_of, open_bench, silent, terminal_progress
+    from kgen.search.objectives import shown
 
     problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
-    missing = [problem for problem in problems if not is_tuned(problem, device, out)]
+    missing = [problem for problem in problems if not is_tuned(problem, device, out, shown(objectives))]
     if len(missing) < len(problems):
         print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kgen.search.objectives import BY_EFFICIENCY
+from kgen.search.objectives import BY_EFFICIENCY, Objective, Objectives
 
 from kgen import tuned
 from kgen.blocks import family
@@ -76,8 +76,15 @@ def test_what_is_not_tuned_or_stale_has_no_time(tmp_path: Path) -> None:
     assert found.total_us is None and found.rows[1].efficiency is None
 
 
-def run(out: Path, as_json: bool = False, budget: Budget | None = None) -> bool:
-    search = {"trials": 3, "objectives": BY_EFFICIENCY, "out": out, "storage": None, "sampler": "tpe", "seed": 5}
+def run(out: Path, as_json: bool = False, budget: Budget | None = None, objectives: Objectives = BY_EFFICIENCY) -> bool:
+    search: dict[str, Any] = {
+        "trials": 3,
+        "objectives": objectives,
+        "out": out,
+        "storage": None,
+        "sampler": "tpe",
+        "seed": 5,
+    }
     return command.tune_network(NETWORK, 2, 8, H200, budget, 7.0, others=[H200], **search, as_json=as_json)
 
 
@@ -119,6 +126,16 @@ def test_a_network_is_tuned_problem_by_problem_and_only_once(
     asked.clear()
     assert run(tmp_path, as_json=True) and not asked
     assert len(benches) == 1, "where nothing is to be tuned, none is opened"
+
+
+def test_what_is_tuned_for_something_else_is_tuned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    open_benches(monkeypatch)
+    monkeypatch.setattr("kgen.search.find", lambda problem, *_, **__: asked.append(problem))
+    for problem in PROBLEMS:
+        save(problem, tmp_path, 10.0)
+    assert run(tmp_path) and not asked
+    assert run(tmp_path, objectives=(Objective.ERROR,)) and asked == PROBLEMS
 
 
 def test_problems_share_the_budget_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -435,9 +435,7 @@ def test_a_budget_too_small_for_one_candidate_is_a_sentence_and_loses_nothing(
     where: dict[str, Any] = {"out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
     tune(replace(PROBLEM, batch=2), LOCAL, trials=1, budget_s=60, **where)
     before = (tmp_path / "out" / FILE).read_bytes()
-    sentence = (
-        rf"a budget must suffice for one candidate of convfirst\(.*, but {budget_s:g} s were spent before the first"
-    )
+    sentence = rf"a budget must suffice for one candidate of convfirst\(.*, but {budget_s:g} s for it were spent before"
     with pytest.raises(StudyError, match=sentence):
         tune(PROBLEM, LOCAL, trials=3, budget_s=budget_s, **where)
     assert (tmp_path / "out" / FILE).read_bytes() == before
