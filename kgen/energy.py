@@ -52,7 +52,6 @@ def measure_energy(case: Case, loaded: LoadedProgram) -> float:
     with cupy.cuda.Device(loaded.ordinal):
         copies = rotation(case.problem.x.bytes + case.problem.y.bytes, loaded.program.device.l2_bytes)
         buffers = Buffers(cupy, case, loaded.program.workspace_bytes, copies)
-        buffers.blank()
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()
         replay = long_enough(lambda repeats: capture(loaded, buffers, case.problem.batch, repeats, stream), stream)

@@ -14,6 +14,7 @@ from kgen import tuned
 from kgen.blocks import family
 from kgen.compile import INSTALL, CompilePool, Cubin
 from kgen.devices import Device
+from kgen.energy import check_energy
 from kgen.env import nvrtc_version
 from kgen.errors import CompileError, DeviceError, InfeasibleError, KgenError, ProblemError, TunedConfigError
 from kgen.machine import Program, attainable_efficiency, intensity
@@ -79,15 +80,18 @@ def _due(file: TunedFile, device: Device, every: bool) -> tuple[Due, ...]:
 def retest(path: Path, entries: tuple[Due, ...], device: Device) -> Iterator[Retested]:
     """Verify and time entries of a file on ``device``, saving each: a new time and environment, or why it failed.
 
-    All are compiled ahead. An entry that a tuner replaces meanwhile stays as the tuner left it.
+    All are compiled ahead. An entry that a tuner replaces meanwhile stays as the tuner left it. Energy is measured
+    where it was before; a Pareto set is dropped, since its figures are not taken again.
 
     Raises:
         CompileError: CuPy or NVRTC is missing.
-        DeviceError: the worker process cannot start.
+        DeviceError: the worker process cannot start, or an entry has an energy, which cannot be measured here.
         TunedConfigError: the file cannot be written.
     """
     if nvrtc_version() is None:
         raise CompileError(f"retesting needs CuPy and NVRTC, but they were not found; install them: {INSTALL}")
+    if any(_has_energy(one.entry) for one in entries):
+        check_energy(device)
     with CompilePool() as pool, Worker(device) as worker:
         started = [_start(one.entry, device, pool) for one in entries]
         for one, program in zip(entries, started, strict=True):
@@ -131,7 +135,7 @@ def _test(
     except KgenError as error:
         return f"{Outcome.COMPILE_FAILED.value}: {error}"
     problem: Any = entry.problem  # a program's family is known at run time only
-    result = worker.run(Job(problem, entry.config, device, cubin), LIMIT_S)
+    result = worker.run(Job(problem, entry.config, device, cubin, energy=_has_energy(entry)), LIMIT_S)
     if result.outcome is not Outcome.OK:
         return f"{result.outcome.value}: {result.reason}"
     return replace(
@@ -145,4 +149,9 @@ def _test(
         template_digest=template_digest(entry.config.template),
         environment=None,
         failed=None,
+        pareto=None,  # its figures were of before
     )
+
+
+def _has_energy(entry: TunedEntry) -> bool:
+    return entry.measured is not None and entry.measured.energy_j is not None

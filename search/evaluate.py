@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -87,9 +87,7 @@ class Evaluation:
 
     def to_attrs(self) -> dict[str, Any]:
         """Trial attributes of JSON types; fields that are unknown are left out."""
-        return {
-            name: value for name, value in (asdict(self) | {"outcome": self.outcome.value}).items() if value is not None
-        }
+        return asdict(self, dict_factory=_known) | {"outcome": self.outcome.value}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Evaluation:
@@ -174,6 +172,10 @@ class Bench:
             return None
         best_us = ideal_us(program.problem.flops, self._device) / best_efficiency if best_efficiency else math.inf
         return GIVE_UP * best_us
+
+
+def _known(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None}
 
 
 def refuse_spills(evaluation: Evaluation) -> Evaluation:

@@ -304,6 +304,22 @@ def test_tune_show_explain_check(kgen: Any, tmp_path: Path) -> None:
     assert again.code == 0 and f"saved in {tuned.json['path']}" in again.out and "modelled (not measured)" in again.out
 
 
+@needs_nvrtc
+@pytest.mark.timeout(240)
+def test_several_objectives_are_listed_as_a_pareto_set(kgen: Any, tmp_path: Path) -> None:
+    out, storage = str(tmp_path / "out"), str(tmp_path / "a.journal")
+    search = ("tune", *SMALL, "--objective", "error,latency", "--trials", "3", "--storage", storage, "--out", out)
+    entry = kgen(*search, "--json").json["entry"]
+    assert entry["objective"] == "error,efficiency" and entry["pareto"][0]["config"] == entry["config"]
+    again = kgen(*search, "--budget", "5m")
+    for text in (again.out, kgen("show", "--folder", out).out):
+        assert "Pareto set by error,efficiency" in text and f"{entry['pareto'][0]['latency_us']:.4g} " in text
+    assert "the search ended: 3 candidates were evaluated\n" in again.out
+    assert "modelled, for error,efficiency" in kgen("show", "--folder", out).out
+    answers = kgen("report", storage, "--out", str(tmp_path / "a.html"), "--json").json["studies"][0]["answers"]
+    assert answers["What can be had for what?"].startswith("By error, efficiency no config is preferable to these")
+
+
 LAYERS = {
     "patchconv": (
         "--channels",

@@ -21,15 +21,16 @@ def console() -> Console:
 
 def pareto_table(points: Sequence[ParetoPoint]) -> Table:
     """A Pareto set: each config's figures, and in what it differs from the first one."""
-    rows = table("us", "mJ", "error", "config")
+    measured = any(point.energy_j is not None for point in points)
+    rows = table("us", *(["mJ"] if measured else []), "error", "config")
     rows.columns[-1].justify = "left"
     first = points[0].config.to_json()
     for point in points:
         values = point.config.to_json()
         told = values if point is points[0] else {name: one for name, one in values.items() if one != first.get(name)}
-        energy = "" if point.energy_j is None else f"{1e3 * point.energy_j:.4g}"
+        energy = [f"{1e3 * point.energy_j:.4g}"] if point.energy_j is not None else [""] if measured else []
         config = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
-        rows.add_row(f"{point.latency_us:.1f}", energy, f"{point.error:.2g}", config)
+        rows.add_row(f"{point.latency_us:.4g}", *energy, f"{point.error:.4g}", config)
     return rows
 
 

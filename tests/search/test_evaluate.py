@@ -97,6 +97,16 @@ def test_a_measured_candidate() -> None:
     assert evaluation.compile_s == 1.5 and evaluation.predicted_us is not None
 
 
+@pytest.mark.parametrize("energy", [False, True])
+def test_energy_is_measured_when_asked_for(energy: bool) -> None:
+    worker = FakeWorker(Result(Outcome.OK, measured=replace(MEASURED, energy_j=0.02), error=1e-4))
+    bench = Bench(LOCAL, FakePool(), worker, energy=energy)
+    program = plan(PROBLEM, default_config(PROBLEM, LOCAL), LOCAL)
+    evaluation = bench.finish(program, done(cubin()), best_efficiency=None, may_spill=False)
+    assert [job.energy for job in worker.jobs] == [energy]
+    assert Evaluation.from_attrs(json.loads(json.dumps(evaluation.to_attrs()))) == evaluation
+
+
 def test_a_modelled_candidate_is_verified_only_when_it_would_be_the_best() -> None:
     program = plan(PROBLEM, default_config(PROBLEM, NAMED), NAMED)
     modelled = efficiency(PROBLEM.flops, predict_us(program, {"kernel": CLEAN}), NAMED)

@@ -77,6 +77,17 @@ def test_the_time_limit_is_simulated(space: Recorded) -> None:
     assert 3.0 <= replayed.seconds < 5.0 and 3 <= len(replayed.found) < 40
 
 
+def test_it_ends_when_little_is_left_to_gain() -> None:
+    """And has the best config by then, of a space that is large enough for the forest to tell."""
+    space = synthetic_space(PROBLEM, 200)
+    replayed = replay(space, trials=1000, budget_s=1e9, until=0.01)
+    assert 48 <= len(replayed.found) < 120 and replayed.until(0.01) is not None
+    assert (
+        replayed.ended.endswith("of the best one's time") and "none is expected to save more than 0." in replayed.ended
+    )
+    assert replay(space, trials=50, budget_s=1e9, until=1e-9).ended == "50 candidates were evaluated"
+
+
 def test_what_spills_too_much_is_refused_as_in_a_search(space: Recorded) -> None:
     config = next(config for config, one in space.evaluations.items() if one.spill_bytes and one.measured)
     program = plan(PROBLEM, config, DEVICE)  # type: ignore[arg-type]
@@ -108,6 +119,7 @@ def test_the_command_searches_a_file(space: Recorded, tmp_path: Path, kgen: Call
     assert code == 0 and found["evaluations"] == 30 and found["configs"] == 60
     assert found["best_us"] >= found["best_recorded_us"] == space.best.latency_us
     code, said = kgen("tune", "--replay", str(path), "--trials", "30")
+    assert found["ended"] == "30 candidates were evaluated" and f"the search ended: {found['ended']}\n" in said.out
     assert code == 0 and f"best {found['best_us']:.1f} us of {found['best_recorded_us']:.1f} us recorded" in said.out
     path.write_bytes(path.read_bytes()[:-3])
     code, said = kgen("tune", "--replay", str(path))

@@ -569,6 +569,21 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(300)
+def test_a_search_for_a_pareto_set_with_a_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("pynvml")
+    problem, device = ConvFirst(32, 28, 28, 128), local_devices()[0]
+    objectives = parse_objectives("latency,energy")
+    entry = tune(problem, device, trials=30, budget_s=200, out=tmp_path / "out", objectives=objectives)
+    assert entry.measured is not None and entry.pareto is not None
+    assert entry.pareto[0].energy_j == entry.measured.energy_j is not None
+    times, energies = [one.latency_us for one in entry.pareto], [one.energy_j or 0.0 for one in entry.pareto]
+    assert times == sorted(times) and energies == sorted(energies, reverse=True)
+    for time_us, energy_j in zip(times, energies, strict=True):
+        assert 10 < energy_j / (time_us * 1e-6) < 1200, "watts"
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(len(local_devices()) < 2, reason="needs two GPUs in this machine")
 @pytest.mark.timeout(300)
 def test_a_search_with_two_gpus(tmp_path: Path) -> None:
