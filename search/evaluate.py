@@ -159,7 +159,7 @@ class Bench:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
         problem: Any = program.problem  # a program's family is known at run time only
         config: Any = program.config
-        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency), self._energy)
+        job = Job(problem, config, self._device, cubin, self._give_up_us(program, best_efficiency), energy=self._energy)
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
         known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:
