@@ -218,7 +218,20 @@ def energy_of(config: Any, evaluation: Evaluation) -> float:
 
 @pytest.mark.parametrize("name", [installed(name) for name in ("tpe", "gp")])
 def test_optunas_samplers_search_for_a_pareto_set(name: str) -> None:
-    assert traded(name, 0, 24) > 0
+    """Beyond the ten evaluations of a side that they choose by chance."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = make_space(), optuna.create_study(directions=["maximize", "minimize"])
+    study.sampler = sampler = make_sampler(name, space, study, plan_of, 0)
+    told = []
+    for _ in range(26):
+        trial = study.ask()
+        config: Any = space.suggest(trial)
+        space.take(config)
+        told.append(config)
+        study.tell(trial, [efficiency_of(config), float(config.columns)])
+    assert len(set(told)) == 26 and len(study.best_trials) > 1
+    shadows = sampler._shadows.values()  # type: ignore[attr-defined]
+    assert max(len(shadow.get_trials(states=(TrialState.COMPLETE,))) for shadow in shadows) > 12
 
 
 def test_kgens_own_finds_more_of_a_pareto_set_than_chance() -> None:
