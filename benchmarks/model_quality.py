@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 from kgen.search import read_recorded
-from kgen.search.evaluate import refuse_spills
+from kgen.search.evaluate import plan_of, refuse_spills
 from kgen.search.recorded import Recorded
-from kgen.search.tuner import plan_of
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 

@@ -40,7 +40,7 @@ def _replayed(
     sampler: str, ahead: int | None, recorded: Recorded, constants: Constants | None, trials: int, seed: int
 ) -> Efficiencies:
     how: dict[str, Any] = {"sampler": sampler, "ahead": ahead, "constants": constants, "seed": seed}
-    replayed = replay(recorded, trials=trials, timeout_s=float("inf"), **how)
+    replayed = replay(recorded, trials=trials, budget_s=float("inf"), **how)
     return [evaluation.efficiency for _, evaluation in replayed.found]
 
 

@@ -49,11 +49,16 @@ class Finalist:
 
 
 def hold(
-    started: Sequence[tuple[Program, Future[Cubin]]], device: Device, runner: Runner, timeout_s: float
+    started: Sequence[tuple[Program, Future[Cubin]]],
+    device: Device,
+    runner: Runner,
+    timeout_s: float,
+    *,
+    energy: bool = False,
 ) -> tuple[Finalist, ...]:
-    """What became of programs of one problem, in their order, once they are compiled."""
+    """What became of programs of one problem, in their order, once they are compiled; maybe with their energy."""
     compiled = [(program, _await(future)) for program, future in started]
-    jobs = [_job(program, device, cubin) for program, cubin in compiled if isinstance(cubin, Cubin)]
+    jobs = [_job(program, device, cubin, energy) for program, cubin in compiled if isinstance(cubin, Cubin)]
     results = iter(_run(jobs, runner, timeout_s) if jobs else ())
     return tuple(
         Finalist(program, next(results), predict_us(program, cubin.resources))
@@ -90,6 +95,6 @@ def _await(future: Future[Cubin]) -> Cubin | Result:
         return Result(Outcome.COMPILE_FAILED, str(error))
 
 
-def _job(program: Program, device: Device, cubin: Cubin) -> Job:
+def _job(program: Program, device: Device, cubin: Cubin, energy: bool) -> Job:
     problem: Any = program.problem  # a program's family is known at run time only
-    return Job(problem, program.config, device, cubin)
+    return Job(problem, program.config, device, cubin, energy=energy)

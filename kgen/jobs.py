@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from kgen.arrays import KernelProblem
 from kgen.blocks import family
-from kgen.cases import Errors, cached_case
+from kgen.cases import Case, Errors, cached_case
 from kgen.compile import Cubin
 from kgen.devices import Device
+from kgen.energy import measure_energy
 from kgen.errors import CompileError, EmulatorError, InfeasibleError, KgenError, VerificationError
 from kgen.launch import LaunchError, LoadedProgram
 from kgen.machine import Config, efficiency
@@ -42,7 +43,7 @@ class Job:
     """A candidate to verify and, on a GPU, to time; ``cubin`` holds its kernels.
 
     It is timed until its median is known to ``target`` of itself (0: as long as a measurement lasts), and no further
-    once it is seen to take longer than ``give_up_us``.
+    once it is seen to take longer than ``give_up_us``. With ``energy`` its energy is measured too.
     """
 
     problem: KernelProblem
@@ -51,6 +52,7 @@ class Job:
     cubin: Cubin
     target: float = 0.0
     give_up_us: float = math.inf
+    energy: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def _measure(jobs: Sequence[Job]) -> tuple[Result, ...]:
     if programs:
         measured = iter(measure_together(case, programs, target=first.target, give_up_us=first.give_up_us))
     return tuple(
-        one if isinstance(one, Result) else _result(job, next(measured)) for job, one in zip(jobs, loaded, strict=True)
+        one if isinstance(one, Result) else _attempt(partial(_result, job, case, one, next(measured)))
+        for job, one in zip(jobs, loaded, strict=True)
     )
 
 
@@ -127,7 +130,7 @@ def _load(job: Job) -> LoadedProgram:
     return LoadedProgram(family(job.problem.family).plan(job.problem, job.config, job.device), job.cubin)
 
 
-def _result(job: Job, measured: tuple[Timing, Errors] | KgenError) -> Result:
+def _result(job: Job, case: Case, loaded: LoadedProgram, measured: tuple[Timing, Errors] | KgenError) -> Result:
     if isinstance(measured, KgenError):
         return _failure(measured)
     timing, errors = measured
@@ -139,5 +142,6 @@ def _result(job: Job, measured: tuple[Timing, Errors] | KgenError) -> Result:
         error=errors.output,
         shots=len(timing.shots_us),
         clock_mhz=timing.clock_mhz,
+        energy_j=measure_energy(case, loaded) if job.energy else None,
     )
     return Result(Outcome.OK, measured=measurement, error=errors.output, shots_us=timing.shots_us)

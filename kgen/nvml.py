@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+
+def gpu(ordinal: int) -> Any:
+    """NVML's handle of a CUDA device.
+
+    Raises:
+        ImportError: the binding is not installed.
+        pynvml.NVMLError: NVML does not answer.
+    """
+    import pynvml
+    from cupy_backends.cuda.api import runtime
+
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByPciBusId(runtime.deviceGetPCIBusId(ordinal))
 
 
 def sm_clock(ordinal: int) -> Callable[[], int]:
@@ -11,15 +26,12 @@ def sm_clock(ordinal: int) -> Callable[[], int]:
         import pynvml
     except ImportError:
         return _unknown
-    from cupy_backends.cuda.api import runtime
-
     try:
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByPciBusId(runtime.deviceGetPCIBusId(ordinal))
-        pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM)
+        handle = gpu(ordinal)
+        pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
     except pynvml.NVMLError:  # as for a part of a GPU, whose clock is not its own
         return _unknown
-    return lambda: int(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
+    return lambda: int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
 
 
 def _unknown() -> int:

@@ -17,6 +17,7 @@ from kgen import tuned
 from kgen.blocks import family
 from kgen.compile import INSTALL, CompilePool, Cubin
 from kgen.devices import Device
+from kgen.energy import check_energy
 from kgen.env import nvrtc_version
 from kgen.errors import CompileError, DeviceError, InfeasibleError, ProblemError, TunedConfigError
 from kgen.finals import choose, hold
@@ -85,15 +86,18 @@ def _due(file: TunedFile, device: Device, every: bool) -> tuple[Due, ...]:
 def retest(path: Path, entries: tuple[Due, ...], device: Device) -> Iterator[Retested]:
     """Verify and time entries of a file on ``device``, saving each: what won, when and where, or why the entry failed.
 
-    All are compiled ahead. An entry that a tuner replaces meanwhile stays as the tuner left it.
+    All are compiled ahead. An entry that a tuner replaces meanwhile stays as the tuner left it. Energy is measured
+    where it was before; a Pareto set is dropped, since its figures are not taken again.
 
     Raises:
         CompileError: CuPy or NVRTC is missing.
-        DeviceError: the worker process cannot start.
+        DeviceError: the worker process cannot start, or an entry has an energy, which cannot be measured here.
         TunedConfigError: the file cannot be written.
     """
     if nvrtc_version() is None:
         raise CompileError(f"retesting needs CuPy and NVRTC, but they were not found; install them: {INSTALL}")
+    if any(_has_energy(one.entry) for one in entries):
+        check_energy(device)
     with CompilePool() as pool, Worker(device) as worker:
         started = [_start(one.entry, device, pool) for one in entries]
         for one, programs in zip(entries, started, strict=True):
@@ -131,7 +135,8 @@ def _start_one(entry: TunedEntry, config: Config, device: Device, pool: CompileP
 
 def _test(entry: TunedEntry, started: Sequence[_Started], device: Device, worker: Worker) -> TunedEntry | str:
     """The entry as it is measured now, or why it failed."""
-    finalists = hold([one for one in started if not isinstance(one, str)], device, worker, LIMIT_S)
+    compiling = [one for one in started if not isinstance(one, str)]
+    finalists = hold(compiling, device, worker, LIMIT_S, energy=_has_energy(entry))
     winner, *others = choose(finalists) or (None,)
     if winner is None:
         own = started[0]
@@ -149,4 +154,9 @@ def _test(entry: TunedEntry, started: Sequence[_Started], device: Device, worker
         environment=None,
         failed=None,
         tied=None if entry.tied is None else tuple(one.config for one in others),
+        pareto=None,  # its figures were of before
     )
+
+
+def _has_energy(entry: TunedEntry) -> bool:
+    return entry.measured is not None and entry.measured.energy_j is not None

@@ -156,14 +156,18 @@ def _siblings(problem: TunedProblem, folder: Path | None) -> list[Path]:
     return [path for place in places for path in sorted((place / problem.family).glob("[!.]*.json"))]
 
 
-def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None) -> bool:
+def is_tuned(problem: TunedProblem, device: Device, folder: Path | None = None, objective: str | None = None) -> bool:
     """Whether there is a fresh config of this very problem; for a GPU of this machine, a measured one.
+
+    With ``objective``, as :attr:`TunedEntry.objective` names it, one that is the best by it.
 
     Raises:
         TunedConfigError: one of the files is corrupt.
     """
     found = lookup(problem, device, folder)
     if found is None or not found.exact or found.stale:
+        return False
+    if objective is not None and (found.entry.objective or "efficiency") != objective:
         return False
     return found.entry.measured is not None or device.ordinal is None
 

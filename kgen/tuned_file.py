@@ -23,7 +23,8 @@ from kgen.errors import ProblemError, TunedConfigError
 from kgen.machine import Config, Problem
 
 SCHEMA_VERSION = 1
-_UNSAID = ("environment", "failed", "tied", "shots", "clock_mhz")  # when they are None
+_UNSAID = ("environment", "failed", "tied", "objective", "pareto", "shots", "clock_mhz", "energy_j")
+"""Fields that are left out when they are None."""
 _REMEDY = "correct the file or move it away, and tune again"
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 
@@ -45,8 +46,8 @@ class TunedProblem(Problem, Protocol):
 class Measurement:
     """Latency of one launch in microseconds, its computational efficiency, and the verified error.
 
-    ``shots`` is how many times it was measured, with the SM clock at ``clock_mhz`` (the median); None where that is not
-    known.
+    ``shots`` is how many times it was measured, with the SM clock at ``clock_mhz`` (the median); ``energy_j`` is the
+    energy of one launch in joules. They are None where they are not known.
     """
 
     median_us: float
@@ -56,6 +57,21 @@ class Measurement:
     error: float
     shots: int | None = None
     clock_mhz: int | None = None
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """A config to which no other one of its search is preferable in every objective, and its figures.
+
+    They are those of one launch: microseconds, modelled where the entry's are; joules, None where they were not
+    measured; relative error.
+    """
+
+    config: Config
+    latency_us: float
+    error: float
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,10 @@ class TunedEntry:
     """Why it is out of service, in a sentence: it did not pass when it was retested."""
     tied: tuple[Config, ...] | None = None
     """Other configs whose times could not be told apart from this one's; None when it was not timed beside others."""
+    objective: str | None = None
+    """What it is the best by, as ``--objective`` names it, the first of several; None for efficiency alone."""
+    pareto: tuple[ParetoPoint, ...] | None = None
+    """With several objectives, the configs between which they leave the choice, the best by the first one first."""
 
     def same(self, other: TunedEntry) -> bool:
         """Whether both are one entry, wherever its environment is written."""
@@ -196,6 +216,7 @@ def parse(data: bytes, where: str) -> TunedFile:
         "problem": partial(_build, kinds.Problem, {}),
         "config": partial(_config, kinds.config_from_json),
         "tied": partial(_configs, kinds.config_from_json),
+        "pareto": partial(_points, kinds.config_from_json),
     }
     return TunedFile(
         block,
@@ -242,6 +263,14 @@ def _configs(make: Callable[[Mapping[str, Any]], Config], data: object, where: s
     return tuple(_config(make, one, f"{where}[{i}]") for i, one in enumerate(data))
 
 
+def _points(make: Callable[[Mapping[str, Any]], Config], data: object, where: str) -> tuple[ParetoPoint, ...]:
+    """``data`` as a Pareto set."""
+    if not isinstance(data, list):
+        _refuse(where, "a list", data)
+    reader: Readers = {"config": partial(_config, make)}
+    return tuple(_build(ParetoPoint, reader, point, f"{where}[{i}]") for i, point in enumerate(data))
+
+
 def _value(hint: Any, value: object, where: str) -> object:
     """``value`` checked against an annotation: a scalar, a Literal, a dataclass, or one of these or None."""
     arms = get_args(hint)
@@ -272,10 +301,11 @@ def _entry_to_json(entry: TunedEntry) -> dict[str, Any]:
         "measured": measured and _told(measured),
         **({"environment": asdict(entry.environment)} if entry.environment else {}),
         **({"tied": [one.to_json() for one in entry.tied]} if entry.tied is not None else {}),
+        **({"pareto": [_told(one) | {"config": one.config.to_json()} for one in entry.pareto]} if entry.pareto else {}),
     }
 
 
-def _told(record: TunedEntry | Measurement) -> dict[str, Any]:
+def _told(record: TunedEntry | Measurement | ParetoPoint) -> dict[str, Any]:
     """Its fields, without those that are left out."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: _short(name, value) for name, value in values.items() if name not in _UNSAID or value is not None}

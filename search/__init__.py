@@ -6,7 +6,8 @@ from kgen.search.progress import Report, Snapshot, one_of, silent, terminal_prog
 from kgen.search.recorded import read_recorded
 from kgen.search.recording import record
 from kgen.search.replay import Replayed, replay
-from kgen.search.tuner import Found, SearchInterrupted, find, open_bench, tune
+from kgen.search.saving import Found
+from kgen.search.tuner import SearchInterrupted, find, open_bench, tune
 
 __all__ = [
     "Found",

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from kgen.blocks import family
 from kgen.compile import Cubin, Resources
 from kgen.devices import Device
 from kgen.errors import KgenError
 from kgen.finals import Finalist, hold
-from kgen.machine import Program, efficiency, ideal_us
+from kgen.machine import Config, Program, efficiency, ideal_us
 from kgen.model import predict_us
 from kgen.render import Source, render
 from kgen.shots import RESOLUTION
 from kgen.tuned import Measurement
+from kgen.tuned_file import TunedProblem
 from kgen.worker import Job, Outcome, Result
 
 COMPILE_LIMIT_S = 120.0
@@ -56,7 +58,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What became of one config. ``efficiency`` is the objective, None unless the outcome is OK.
+    """What became of one config. ``efficiency`` is None unless the outcome is OK.
 
     ``verified`` is False for a modelled config that was not worth verifying because a verified one is better by model.
     ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before. The search
@@ -91,9 +93,7 @@ class Evaluation:
 
     def to_attrs(self) -> dict[str, Any]:
         """Trial attributes of JSON types; fields that are unknown are left out."""
-        return {
-            name: value for name, value in (asdict(self) | {"outcome": self.outcome.value}).items() if value is not None
-        }
+        return asdict(self, dict_factory=_known) | {"outcome": self.outcome.value}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Evaluation:
@@ -105,12 +105,13 @@ class Evaluation:
 
 
 class Bench:
-    """Evaluates candidates of one problem on one device; a device without an ordinal is modelled."""
+    """Evaluates candidates of one problem on one device, maybe their energy too; one without an ordinal is modelled."""
 
-    def __init__(self, device: Device, pool: Pool, worker: Verifier) -> None:
+    def __init__(self, device: Device, pool: Pool, worker: Verifier, *, energy: bool = False) -> None:
         self._device = device
         self._pool = pool
         self._worker = worker
+        self._energy = energy
 
     @property
     def measures(self) -> bool:
@@ -157,7 +158,8 @@ class Bench:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
         problem: Any = program.problem  # a program's family is known at run time only
         config: Any = program.config
-        job = Job(problem, config, self._device, cubin, RESOLUTION, self._give_up_us(program, best_efficiency))
+        give_up_us = self._give_up_us(program, best_efficiency)
+        job = Job(problem, config, self._device, cubin, RESOLUTION, give_up_us, self._energy)
         result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
         known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:
@@ -173,6 +175,16 @@ class Bench:
     def compare(self, programs: Sequence[Program]) -> tuple[Finalist, ...]:
         """Programs of one problem verified and timed turn by turn."""
         return hold([(one, self.start(one)) for one in programs], self._device, self._worker, FINALS_LIMIT_S)
+
+
+def _known(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None}
+
+
+def plan_of(problem: TunedProblem, device: Device, config: Config) -> Program:
+    """A config's program; InfeasibleError when it breaks a rule."""
+    program: Program = family(problem.family).plan(problem, config, device)
+    return program
 
 
 def refuse_spills(evaluation: Evaluation) -> Evaluation:

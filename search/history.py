@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from kgen.search.evaluate import Evaluation
+from kgen.search.objectives import merit, objectives_of
 from optuna.trial import FrozenTrial, TrialState
 
 from kgen.errors import InfeasibleError
@@ -48,6 +49,7 @@ class History:
         make_config: Callable[[Mapping[str, Any]], Config],
         plan: Callable[[Config], Program],
     ) -> None:
+        self.objectives = objectives_of(study)
         self._plan = plan
         self._known: dict[Config, Known] = {}
         self._programs: dict[str, Known] = {}
@@ -78,7 +80,7 @@ class History:
         return self._make_config(trial.user_attrs["config"])
 
     def add(self, number: int, config: Config, evaluation: Evaluation) -> bool:
-        """Take in an evaluation; True when it is the best verified one so far."""
+        """Take in an evaluation; True when it is the best verified one so far, by the first objective."""
         known = Known(number, config, evaluation)
         self._numbers.add(number)
         self._known[config] = known
@@ -90,7 +92,10 @@ class History:
             self.failures[evaluation.kind] += 1
             self.last_failure = evaluation.reason
             return False
-        if not evaluation.verified or (evaluation.efficiency or 0.0) <= (self.best_efficiency or 0.0):
+        if not evaluation.verified:
+            return False
+        best = self.best.evaluation if self.best else None
+        if best is not None and merit(self.objectives, evaluation) <= merit(self.objectives, best):
             return False
         self.best = known
         return True
@@ -116,3 +121,9 @@ class History:
     def best_efficiency(self) -> float | None:
         """Efficiency of the best verified config."""
         return self.best.evaluation.efficiency if self.best else None
+
+    def front(self, study: optuna.Study) -> list[Known]:
+        """The Pareto set of a study that was read, the best by the first objective first."""
+        numbers = {trial.number for trial in study.best_trials}
+        found = [known for known in self._known.values() if known.number in numbers]
+        return sorted(found, key=lambda known: merit(self.objectives, known.evaluation), reverse=True)

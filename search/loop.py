@@ -1,9 +1,9 @@
 """The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
 
-A trial ends COMPLETE with its efficiency, PRUNED when its config has none (the outcome says why), or FAIL when it was
-interrupted or left to another tuner. Configs that make one program, source and launch alike, are measured once. Other
-tuners may search the same study: what they evaluated is learned from, and what they are at is left to them. Where one
-of them took this tuner for dead and freed one of its trials, Optuna refuses what is told of it, and it is dropped.
+A trial ends COMPLETE with its objectives' values, PRUNED when its config has none (the outcome says why), or FAIL when
+it was interrupted or left to another tuner. Configs that make one program, source and launch alike, are measured once.
+Other tuners may search the same study: what they evaluated is learned from, and what they are at is left to them. Where
+one of them took this tuner for dead and freed one of its trials, Optuna refuses what is told of it, and it is dropped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import Any
 import optuna
 from kgen.search.evaluate import Evaluation, Evaluator
 from kgen.search.history import DUPLICATE_OF, History, Known
+from kgen.search.objectives import BY_EFFICIENCY, values_of
 from kgen.search.progress import Report, Snapshot
 from kgen.search.retry import BEGAN, SEEDED
+from kgen.search.samplers import SpaceSampler
 from kgen.search.space import Space
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from kgen.budget import Budget
 from kgen.errors import InfeasibleError
 from kgen.machine import Config, Program
 from kgen.worker import Outcome
@@ -34,12 +37,16 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Limits:
-    """When a search stops: ``trials`` compiled candidates in the study, or ``timeout_s`` seconds of this run."""
+    """When a search stops: at ``trials`` compiled candidates in the study, when the ``budget`` is spent, or ``until``.
+
+    The last is a share of the best config's time: no config that is left is expected to save as much.
+    """
 
     trials: int
-    timeout_s: float
+    budget: Budget
     ahead: int
     """Candidates compiled ahead of the one that is evaluated."""
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Search:
         self._elsewhere: list[FrozenTrial] = []
         self._clock = clock
         self._start_s = clock()
+        self._by_efficiency = history.objectives == BY_EFFICIENCY
         self._new = 0
         for config in history.configs:
             space.take(config)
@@ -93,13 +101,13 @@ class Search:
                 self._study.enqueue_trial(params, user_attrs={SEEDED: True}, skip_if_exists=True)
 
     def run(self) -> None:
-        """Search until a limit is reached; a time limit lets the search go on to its first verified config.
+        """Search until a limit is reached; a candidate under way is finished.
 
-        Within it, candidates that are with other tuners are waited for: should one of these die, they come back.
+        Candidates that are with other tuners are waited for: should one of these die, they come back.
         """
         self._tell_progress()
         self._fill()
-        while (self._queue and self.history.best is None) or ((self._queue or self._elsewhere) and self._in_time()):
+        while (self._queue or self._elsewhere) and self._in_time():
             if self._queue:
                 with suppress(UpdateFinishedTrialError):
                     self._finish(self._queue.popleft())
@@ -111,12 +119,29 @@ class Search:
             candidate.compiled.cancel()
 
     @property
+    def front(self) -> list[Known]:
+        """The Pareto set so far, the best by the first objective first."""
+        return self.history.front(self._study)
+
+    @property
     def seconds(self) -> float:
         """Seconds the study was searched for, by this run and those before."""
         return self.history.seconds + self._clock() - self._start_s
 
+    @property
+    def ended(self) -> str:
+        """Why the search ended, or would if it did now, in words."""
+        if not self._in_time():
+            return f"the budget of {self._limits.budget.seconds:.3g} s was spent"
+        if self._promises_little():
+            gain, count = self._expected_gain() or 0.0, len(self.space)
+            return f"of {count} configs left, none is expected to save more than {gain:.2%} of the best one's time"
+        if not len(self.space):
+            return "every config was tried"
+        return f"{self.history.evaluated} candidates were evaluated"
+
     def _in_time(self) -> bool:
-        return self._clock() - self._start_s < self._limits.timeout_s
+        return self._clock() < self._limits.budget.end_s
 
     def _fill(self) -> None:
         while self._has_room():
@@ -127,7 +152,15 @@ class Search:
         self._learn()
         expected = self.history.evaluated + len(self._queue) + len(self._elsewhere)
         room = len(self._queue) < self._limits.ahead and expected < self._limits.trials
-        return room and len(self.space) > 0 and self._in_time()
+        return room and len(self.space) > 0 and self._in_time() and not self._promises_little()
+
+    def _promises_little(self) -> bool:
+        gain = self._expected_gain() if self._limits.until is not None else None
+        return gain is not None and gain < (self._limits.until or 0.0)
+
+    def _expected_gain(self) -> float | None:
+        sampler = self._study.sampler
+        return sampler.expected_gain if isinstance(sampler, SpaceSampler) else None
 
     def _learn(self) -> None:
         """Take in what other tuners of the study evaluated, and propose nothing that they are at."""
@@ -178,7 +211,7 @@ class Search:
         evaluation = self._bench.finish(
             candidate.program,
             candidate.compiled,
-            best_efficiency=self.history.best_efficiency,
+            best_efficiency=self.history.best_efficiency if self._by_efficiency else None,
             may_spill=SEEDED in candidate.trial.user_attrs,
         )
         self._new += 1
@@ -204,7 +237,7 @@ class Search:
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
         if evaluation.outcome is Outcome.OK:
-            self._study.tell(trial, evaluation.efficiency)
+            self._study.tell(trial, values_of(self.history.objectives, evaluation))
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
 
@@ -218,8 +251,8 @@ class Search:
                 best_us=best.latency_us if best else None,
                 best_efficiency=self.history.best_efficiency,
                 failures=dict(self.history.failures),
-                elapsed_s=self._clock() - self._start_s,
-                timeout_s=self._limits.timeout_s,
+                elapsed_s=self._clock() - self._limits.budget.start_s,
+                budget_s=self._limits.budget.seconds,
                 measured=self._bench.measures,
                 new=self._new,
             )

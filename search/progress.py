@@ -29,7 +29,7 @@ class Snapshot:
     best_efficiency: float | None
     failures: Mapping[str, int]
     elapsed_s: float
-    timeout_s: float
+    budget_s: float
     measured: bool
     new: int
     """Candidates evaluated by this run; the others were in the study already."""
@@ -39,8 +39,8 @@ class Snapshot:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the search ends at its present pace, at most until its time limit."""
-        limit_s = max(0.0, self.timeout_s - self.elapsed_s)
+        """Seconds until the search ends at its present pace, at most until its budget is spent."""
+        limit_s = max(0.0, self.budget_s - self.elapsed_s)
         if not self.new:
             return limit_s
         return min(limit_s, self.elapsed_s / self.new * max(0, self.trials - self.done))

@@ -162,7 +162,7 @@ class _Recording:
                 best_efficiency=self._best.efficiency if self._best else None,
                 failures=dict(failures),
                 elapsed_s=time.monotonic() - self._start_s,
-                timeout_s=float("inf"),
+                budget_s=float("inf"),
                 measured=True,
                 new=self._new,
             )

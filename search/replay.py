@@ -10,16 +10,17 @@ from functools import partial
 from typing import Any
 
 import optuna
-from kgen.search.evaluate import Evaluation, refuse_spills
+from kgen.search.evaluate import Evaluation, plan_of, refuse_spills
 from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
 from kgen.search.recorded import Recorded
-from kgen.search.samplers import DEFAULT_SAMPLER, make_sampler
+from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
 from kgen.search.space import recorded_space
-from kgen.search.tuner import ahead_of, check_limits, plan_of
+from kgen.search.tuner import ahead_of, check_limits
 
 from kgen.blocks import family
+from kgen.budget import Budget
 from kgen.machine import Config, Program
 from kgen.model import Constants
 
@@ -31,6 +32,8 @@ class Replayed:
     recorded: Recorded
     found: tuple[tuple[Config, Evaluation], ...]
     seconds: float
+    ended: str
+    """Why the search ended."""
 
     @property
     def best(self) -> tuple[Config, Evaluation] | None:
@@ -49,7 +52,8 @@ def replay(
     recorded: Recorded,
     *,
     trials: int,
-    timeout_s: float,
+    budget_s: float,
+    until: float | None = None,
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     ahead: int | None = None,
@@ -63,10 +67,11 @@ def replay(
     model's, which may have seen the space unless they were fitted elsewhere; by default the device's.
 
     Raises:
-        ProblemError: ``trials`` or ``timeout_s`` is not positive.
-        StudyError: there is no such sampler, or the package that it needs is missing.
+        ProblemError: ``trials`` or ``until`` is not positive.
+        StudyError: there is no such sampler, the package that it needs is missing, or it cannot tell when to stop.
     """
-    check_limits(trials, timeout_s)
+    check_limits(trials, until)
+    check_sampler(sampler, until=until is not None)
     header = recorded.header
     make_config = family(header.problem.family).config_from_json
     study = optuna.create_study(direction="maximize")
@@ -74,13 +79,14 @@ def replay(
     space = recorded_space(make_config, list(recorded.evaluations))
     study.sampler = make_sampler(sampler, space, study, plan, seed, constants)
     bench = ReplayBench(recorded)
-    limits = Limits(trials, timeout_s, ahead_of(header.cores) if ahead is None else ahead)
+    ahead = ahead_of(header.cores) if ahead is None else ahead
+    limits = Limits(trials, Budget(budget_s, start_s=0.0), ahead, until)
     history = History(study, make_config, plan)
     search = Search(
         study, space, plan, bench, history, limits, report=progress, improved=lambda search: None, clock=bench.clock
     )
     search.run()
-    return Replayed(recorded, tuple(bench.finished), search.seconds)
+    return Replayed(recorded, tuple(bench.finished), search.seconds, search.ended)
 
 
 class ReplayBench:

@@ -35,6 +35,14 @@ class SpaceSampler(BaseSampler):
         """One of the configs that are left, of which there is at least one."""
         raise NotImplementedError
 
+    @property
+    def expected_gain(self) -> float | None:
+        """The most that a config which is left is expected to save, as a share of the best one's time.
+
+        None where that is not known: there is no model, or too little to believe it.
+        """
+        return None
+
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._space.distributions)
 
@@ -58,7 +66,7 @@ class ShadowSampler(SpaceSampler):
         super().__init__(space)
         self._sides = make(seed)
         self._shadows = {
-            side: optuna.create_study(direction="maximize", sampler=make(seed + 1 + number))
+            side: optuna.create_study(directions=study.directions, sampler=make(seed + 1 + number))
             for number, side in enumerate(space.choices)
         }
         self._asked: dict[int, optuna.Trial] = {}
@@ -125,13 +133,23 @@ def make_sampler(
         return ShadowSampler(space, study, _OPTUNA[name], seed)
 
 
-def check_sampler(name: str) -> None:
-    """Raise StudyError unless there is a sampler called ``name``, and what it needs is installed."""
+def check_sampler(name: str, *, objectives: int = 1, until: bool = False) -> None:
+    """Raise StudyError unless there is a sampler called ``name``, and what it needs is installed.
+
+    It must take so many ``objectives`` and, with ``until``, tell what is left to gain.
+    """
     if name not in SAMPLERS:
         raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}; choose one of them")
     package, requirement = _NEEDED.get(name, ("optuna", ""))
     if find_spec(package) is None:
         raise StudyError(f"sampler {name} needs {package}, but it is not installed; pip install {requirement}")
+    if name == "cmaes" and objectives > 1:
+        raise StudyError(f"sampler cmaes takes one objective, but got {objectives}; choose kgen, tpe, random or gp")
+    if until and (name != DEFAULT_SAMPLER or objectives > 1):
+        raise StudyError(
+            f"--until needs the sampler {DEFAULT_SAMPLER} and one objective, of which it tells what is left to gain, "
+            f"but got {name} and {objectives}; drop --until"
+        )
 
 
 def _tpe(seed: int) -> BaseSampler:

@@ -20,6 +20,7 @@ import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
 from kgen.search.database import cannot_open, connect, host, is_server, open_database, shown, tables_of
+from kgen.search.objectives import BY_EFFICIENCY, Objectives, set_objectives
 from kgen.search.shared import STORAGE_ERRORS, Heartbeat, SharedStudy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -29,8 +30,8 @@ from kgen.errors import StudyError
 
 
 @contextmanager
-def open_study(storage: str | None, name: str) -> Iterator[SharedStudy]:
-    """The study called ``name``, created when it is new.
+def open_study(storage: str | None, name: str, objectives: Objectives = BY_EFFICIENCY) -> Iterator[SharedStudy]:
+    """The study called ``name``, created with these objectives when it is new.
 
     ``storage`` is a path of a journal file or a database URL; None is a journal of this study alone in the user's
     cache folder. A study on a database server is shared with its other tuners; any other one is held against them while
@@ -46,20 +47,20 @@ def open_study(storage: str | None, name: str) -> Iterator[SharedStudy]:
     with ExitStack() as stack:
         if not is_server(where):
             stack.enter_context(_held(folder, where, name))
-        study = stack.enter_context(join_study(where, name))
+        study = stack.enter_context(join_study(where, name, objectives))
         if not is_server(where):
             study.free_all()
         yield study
 
 
 @contextmanager
-def join_study(where: str, name: str) -> Iterator[SharedStudy]:
+def join_study(where: str, name: str, objectives: Objectives = BY_EFFICIENCY) -> Iterator[SharedStudy]:
     """A study that other tuners may have too: on a server, or held by a process of this machine that awaits this one.
 
     Raises:
         StudyError: as :func:`open_study`.
     """
-    study = _create(_open(where), where, name)
+    study = _create(_open(where), where, name, objectives)
     try:
         with Heartbeat(study, partial(connect, where)) if is_server(where) else nullcontext():
             try:
@@ -155,11 +156,14 @@ def _studies_folder() -> Path:
     return folder
 
 
-def _create(storage: BaseStorage, where: str, name: str) -> SharedStudy:
+def _create(storage: BaseStorage, where: str, name: str, objectives: Objectives) -> SharedStudy:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        return SharedStudy(name, storage)
+        directions = [one.direction for one in objectives]
+        optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        study = SharedStudy(name, storage)
+        set_objectives(study, objectives)
+        return study
     except (OSError, ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise cannot_open(where, error) from error
 

@@ -5,34 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 import optuna
 from kgen.search.about import About
-from kgen.search.evaluate import Bench
-from kgen.search.final import Final, hold_final
+from kgen.search.evaluate import Bench, plan_of
+from kgen.search.final import hold_final
 from kgen.search.helpers import Helpers
-from kgen.search.history import History, Known
+from kgen.search.history import History
 from kgen.search.loop import Limits, Search
+from kgen.search.objectives import BY_EFFICIENCY, Objective, Objectives, shown
 from kgen.search.progress import Report, silent
 from kgen.search.samplers import DEFAULT_SAMPLER, check_sampler, make_sampler
+from kgen.search.saving import Found, Saver
 from kgen.search.shared import SharedStudy
 from kgen.search.space import Choices, Space, legal_space
 from kgen.search.storage import join_study, open_study, place_of
 
 from kgen import env, tuned
 from kgen.blocks import family
+from kgen.budget import Budget
 from kgen.compile import INSTALL, CompilePool
 from kgen.devices import Device
 from kgen.emulator.toolchain import find_compiler
-from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
-from kgen.machine import Config, Program, attainable_efficiency, intensity
-from kgen.render import family_digest, template_digest
+from kgen.energy import check_energy
+from kgen.errors import CompileError, ProblemError, StudyError
+from kgen.machine import Config
 from kgen.tuned import TunedEntry
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Worker
@@ -42,19 +45,6 @@ FAVOURITES, _FIRST = 24, 4
 _NEAR = 4
 """Tuned configs that are tried first."""
 _MOST_AHEAD = 8
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best entry of a search and the file it went to; ``kept`` is a better one that was there and stayed.
-
-    ``space`` says how many configs were in it, of how many legal ones.
-    """
-
-    entry: TunedEntry
-    path: Path
-    kept: TunedEntry | None
-    space: str
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -70,33 +60,42 @@ def tune(
     device: Device,
     *,
     trials: int,
-    timeout_s: float,
+    budget_s: float,
+    until: float | None = None,
+    objectives: Objectives = BY_EFFICIENCY,
     out: Path | None = None,
     storage: str | None = None,
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     progress: Report = silent,
 ) -> TunedEntry:
-    """Search for the config of highest computational efficiency and save it in ``out`` (the user's folder by default).
+    """Search for the best config by the first of ``objectives`` and save it in ``out`` (the user's folder by default).
+
+    The objective is computational efficiency unless others are asked for. Several give a Pareto set, which is saved
+    with the config.
 
     With a local GPU, candidates are verified and measured on it. For a named device they are compiled and ranked by the
     performance model, and those that would be the best are verified in the emulator. The search ends when the study
-    holds ``trials`` compiled candidates, those of earlier runs included, or after ``timeout_s`` seconds; a candidate
-    under way is finished. Measured ones then end with a final (:mod:`kgen.search.final`), whose winner is saved with
+    holds ``trials`` compiled candidates, those of earlier runs included, when ``budget_s`` seconds have passed, or when
+    no config that is left is expected to save the share ``until`` of the best one's time; a candidate under way is
+    finished. Those measured for efficiency then end with a final (:mod:`kgen.search.final`), whose winner is saved with
     those that tie with it. ``storage`` is a journal file or a database URL, by default a journal in the user's cache.
 
     Raises:
         SearchInterrupted: Ctrl-C; what was found is saved.
-        StudyError: the storage or the sampler cannot be used, or no config passed.
+        StudyError: the storage or the sampler cannot be used, no config passed, or there was no time for any.
+        DeviceError: energy is an objective but cannot be measured.
         TunedConfigError: the entry cannot be saved, or is modelled and would replace a measured one.
         CompileError: the compiler, or the emulator's host compiler, is missing.
-        ProblemError: ``trials`` or ``timeout_s`` is not positive.
+        ProblemError: ``trials`` or ``until`` is not positive.
     """
     return find(
         problem,
         device,
         trials=trials,
-        timeout_s=timeout_s,
+        budget=Budget(budget_s),
+        until=until,
+        objectives=objectives,
         out=out,
         storage=storage,
         sampler=sampler,
@@ -111,7 +110,9 @@ def find(
     *,
     others: Sequence[Device] = (),
     trials: int,
-    timeout_s: float,
+    budget: Budget,
+    until: float | None = None,
+    objectives: Objectives = BY_EFFICIENCY,
     out: Path | None,
     storage: str | None,
     sampler: str,
@@ -123,21 +124,36 @@ def find(
 
     ``bench`` is the device's of :func:`open_bench`, for several searches one after the other.
     """
-    check_limits(trials, timeout_s)
-    check_sampler(sampler)
+    check_limits(trials, until)
+    if time.monotonic() >= budget.end_s:
+        raise _too_small(budget, problem)
+    check_sampler(sampler, objectives=len(objectives), until=until is not None)
     _check_tools(device)
-    saver = _Saver(problem, device, out)
+    if Objective.ENERGY in objectives:
+        check_energy(device)
+    saver = Saver(problem, device, out, objectives)
     kind = family(problem.family)
     seeds = [kind.default_config(problem, device), *kind.favourites(problem, device, FAVOURITES)]
     choices = _with_values_of(seeds, kind.choices(problem, device))
     name = _study_name(saver, choices)
-    limits = Limits(trials, timeout_s, ahead_of(cores_of(others)))
+    limits = Limits(trials, budget, ahead_of(cores_of(others)), until)
     task = _Task(
-        problem, device, tuple(seeds), choices, place_of(storage, name), name, limits, tuple(others), sampler, seed
+        problem=problem,
+        device=device,
+        objectives=objectives,
+        seeds=tuple(seeds),
+        choices=choices,
+        where=place_of(storage, name),
+        name=name,
+        limits=limits,
+        others=tuple(others),
+        sampler=sampler,
+        seed=seed,
     )
-    with open_study(storage, name) as study:
+    with open_study(storage, name, objectives) as study:
         tasks = [replace(task, device=other, seed=seed + part) for part, other in enumerate(others, 1)]
-        with Helpers(study, _help, tasks) as helpers, _opened(bench, device, others) as used:
+        opened = nullcontext(bench) if bench else open_bench(device, others, objectives)
+        with Helpers(study, _help, tasks) as helpers, opened as used:
             search = _prepare(study, task, progress, saver.save, used)
             near = (search.space.admit(config) for config in tuned.near(problem, device, out, _NEAR))
             search.seed([*(config for config in near if config is not None), *seeds[: 1 + _FIRST]])
@@ -145,13 +161,14 @@ def find(
                 search.run()
                 helpers.wait()
                 search.history.read(study)
-                plan = partial(plan_of, problem, device)
-                final = hold_final(search.history, seeds[0], plan, used) if used.measures else None
+                final = None
+                if used.measures and objectives == BY_EFFICIENCY:
+                    final = hold_final(search.history, seeds[0], partial(plan_of, problem, device), used)
             except KeyboardInterrupt:
                 raise SearchInterrupted(saver.save(search)) from None
         found = saver.save(search, final)
     if found is None:
-        raise StudyError(_nothing_passed(problem, search.history))
+        raise _nothing_passed(problem, search.history) if search.history.configs else _too_small(budget, problem)
     return found
 
 
@@ -161,6 +178,7 @@ class _Task:
 
     problem: TunedProblem
     device: Device
+    objectives: Objectives
     seeds: tuple[Config, ...]
     choices: Choices
     where: str
@@ -172,24 +190,23 @@ class _Task:
 
 
 def _help(task: _Task) -> None:
-    with join_study(task.where, task.name) as study, open_bench(task.device, task.others) as bench:
+    opened = open_bench(task.device, task.others, task.objectives)
+    with join_study(task.where, task.name, task.objectives) as study, opened as bench:
         _prepare(study, task, silent, lambda search: None, bench).run()
 
 
 @contextmanager
-def open_bench(device: Device, others: Sequence[Device] = ()) -> Iterator[Bench]:
+def open_bench(
+    device: Device, others: Sequence[Device] = (), objectives: Objectives = BY_EFFICIENCY
+) -> Iterator[Bench]:
     """What compiles and evaluates candidates on a device, beside tuners of ``others``; it takes seconds to start."""
     with CompilePool(cores_of(others)) as pool, Worker(device) as worker:
-        yield Bench(device, pool, worker)
+        yield Bench(device, pool, worker, energy=Objective.ENERGY in objectives)
 
 
 def cores_of(others: Sequence[Device]) -> int:
     """Cores that one tuner has when others search beside it."""
     return max(1, (os.cpu_count() or 1) // (1 + len(others)))
-
-
-def _opened(bench: Bench | None, device: Device, others: Sequence[Device]) -> AbstractContextManager[Bench]:
-    return nullcontext(bench) if bench else open_bench(device, others)
 
 
 def _prepare(
@@ -206,77 +223,10 @@ def _prepare(
     return Search(study, space, plan, bench, history, task.limits, report=progress, improved=improved)
 
 
-class _Saver:
-    """Saves the best config of a search whenever there is a better one, but never over a better measurement."""
-
-    def __init__(self, problem: TunedProblem, device: Device, folder: Path | None) -> None:
-        self.problem = problem
-        self.device = device
-        self.digest = family_digest(problem.family)
-        self._folder = env.user_tuned_dir() if folder is None else folder
-        self._check_replaceable()
-
-    def save(self, search: Search, final: Final | None = None) -> Found | None:
-        """Save the search's best verified config, if it has one, or the winner of its final."""
-        best = final.winner if final else search.history.best
-        if best is None:
-            return None
-        entry = replace(self._entry(best, search), tied=final.tied if final else None)
-        beaten = final.took_part if final else ()
-        path, kept = tuned.save_unless(
-            entry,
-            self.device,
-            self._folder,
-            keep=lambda saved: saved.config not in beaten and _is_better(saved, entry),
-        )
-        return Found(entry, path, kept, str(search.space))
-
-    def _check_replaceable(self) -> None:
-        """Refuse a modelled search where the folder that is saved to has a fresh measured entry of the problem."""
-        found = tuned.lookup(self.problem, self.device, self._folder)
-        if found is None or not found.exact or found.stale or self._folder not in found.path.parents:
-            return
-        if found.entry.measured is not None and self.device.ordinal is None:
-            raise TunedConfigError(
-                f"a modelled search must not replace a measured entry, but {found.path} has one for {self.problem}; "
-                "pass another --out"
-            )
-
-    def _entry(self, best: Known, search: Search) -> TunedEntry:
-        program = plan_of(self.problem, self.device, best.config)
-        return TunedEntry(
-            problem=self.problem,
-            config=best.config,
-            measured=best.evaluation.measured,
-            modelled_us=best.evaluation.predicted_us,
-            intensity=intensity(program),
-            attainable_efficiency=attainable_efficiency(program),
-            error=best.evaluation.error,
-            trials=search.history.evaluated,
-            seconds=search.seconds,
-            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            template_digest=template_digest(best.config.template),
-        )
-
-
 def _waiting(study: optuna.Study, space: Space) -> list[Config]:
     """Configs that an earlier run was to evaluate."""
     trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
     return [space.suggest(optuna.trial.FixedTrial(trial.system_attrs["fixed_params"])) for trial in trials]
-
-
-def _is_better(saved: TunedEntry, entry: TunedEntry) -> bool:
-    """Whether a saved entry stays: it is fresh, and measured to be faster than ``entry``, which has another config.
-
-    Of one config the later measurement counts, unless the earlier was made beside others, and the later was not.
-    """
-    if saved.failed or saved.measured is None or saved.template_digest != template_digest(saved.config.template):
-        return False
-    if entry.measured is None:
-        return True
-    if saved.config == entry.config:
-        return saved.tied is not None and entry.tied is None
-    return saved.measured.median_us < entry.measured.median_us
 
 
 def _check_tools(device: Device) -> None:
@@ -287,16 +237,10 @@ def _check_tools(device: Device) -> None:
         find_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", os.defpath))
 
 
-def plan_of(problem: TunedProblem, device: Device, config: Config) -> Program:
-    """A config's program; InfeasibleError when it breaks a rule."""
-    program: Program = family(problem.family).plan(problem, config, device)
-    return program
-
-
-def check_limits(trials: int, timeout_s: float) -> None:
-    """Raise ProblemError unless a search within these limits can find something."""
-    for name, value in (("trials", trials), ("timeout", timeout_s)):
-        if not value > 0:
+def check_limits(trials: int, until: float | None) -> None:
+    """Raise ProblemError unless these limits are positive."""
+    for name, value in (("trials", trials), ("until", until)):
+        if value is not None and not value > 0:
             raise ProblemError(f"{name} must be greater than 0, but got {name}={value:g}; pass a larger number")
 
 
@@ -314,15 +258,26 @@ def _with_values_of(configs: Sequence[Config], choices: Choices) -> Choices:
     }
 
 
-def _study_name(saver: _Saver, choices: Choices) -> str:
-    """Equal for searches whose trials can be compared: same problem, device, objective, templates and space."""
+def _study_name(saver: Saver, choices: Choices) -> str:
+    """Equal for searches whose trials can be compared: same problem, device, objectives, templates and space."""
     objective = "modelled" if saver.device.ordinal is None else "measured"
+    if saver.objectives != BY_EFFICIENCY:
+        objective += f"-{shown(saver.objectives).replace(',', '-')}"
     parts = [str(saver.problem), saver.device.slug, saver.device.arch, objective, saver.digest, choices]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{saver.problem.family}-{saver.device.slug}-{objective}-{digest}"
 
 
-def _nothing_passed(problem: TunedProblem, history: History) -> str:
-    counts = ", ".join(f"{count} {kind}" for kind, count in history.failures.most_common()) or "none was evaluated"
-    last = f"; the last one: {history.last_failure}" if history.last_failure else ""
-    return f"a search must find a config that passes, but none did for {problem} ({counts}{last}); raise the time limit"
+def _nothing_passed(problem: TunedProblem, history: History) -> StudyError:
+    counts = ", ".join(f"{count} {kind}" for kind, count in history.failures.most_common())
+    return StudyError(
+        f"a search must find a config that passes, but none did for {problem} ({counts}; the last one: "
+        f"{history.last_failure}); raise --budget or --trials"
+    )
+
+
+def _too_small(budget: Budget, problem: TunedProblem) -> StudyError:
+    return StudyError(
+        f"a budget must suffice for one candidate of {problem}, but {budget.seconds:.3g} s for it were spent before "
+        "the first was evaluated; pass a larger --budget (what was saved before is kept)"
+    )

@@ -117,7 +117,37 @@ BAD = {
     "batches": (("record", *SMALL, "--batches", "1;2"), "--batches must be integers with commas between"),
     "sampler": (("tune", *SMALL, "--sampler", "best"), "sampler must be one of kgen, tpe, random, gp, cmaes"),
     "trials": (("tune", *SMALL, "--trials", "0"), "trials must be greater than 0"),
-    "timeout": (("tune", *SMALL, "--timeout", "-1"), "timeout must be greater than 0"),
+    "budget": (
+        ("tune", *SMALL, "--budget", "90"),
+        "--budget must be a time greater than 0 with its unit, but got '90'",
+    ),
+    "budget too small": (
+        ("tune", *SMALL, "--budget", "0.001s"),
+        "a budget must suffice for one candidate of convfirst(batch 1, 7x7, 16 channels, expansion 4, silu, float16), "
+        "but 0.001 s for it were spent before the first was evaluated; pass a larger --budget",
+    ),
+    "until": (("tune", *SMALL, "--until", "0.01"), "--until must be a percentage between 0% and 100%, but got '0.01'"),
+    "until of another sampler": (
+        ("tune", *SMALL, "--until", "1%", "--sampler", "tpe"),
+        "--until needs the sampler kgen",
+    ),
+    "objective": (
+        ("tune", *SMALL, "--objective", "speed"),
+        "--objective must be of efficiency, latency, energy, error",
+    ),
+    "objective twice": (("tune", *SMALL, "--objective", "latency,efficiency"), "(latency ranks as efficiency does)"),
+    "energy of a named device": (
+        ("tune", *SMALL, "--objective", "latency,energy"),
+        "energy is measured on a GPU of this machine only, but h200 is a datasheet's; drop it from --objective",
+    ),
+    "several objectives of cmaes": (
+        ("tune", *SMALL, "--objective", "latency,error", "--sampler", "cmaes"),
+        "sampler cmaes takes one objective, but got 2",
+    ),
+    "objective of a replay": (
+        ("tune", "--replay", "a.jsonl.gz", "--objective", "error"),
+        "a recorded space is searched for efficiency only, but got 'error'",
+    ),
     "config text": (("explain", *SMALL, "--config", '{"stages": '), "--config must be JSON"),
     "config file": (
         ("explain", *SMALL, "--config", "no/such/file.json"),
@@ -134,6 +164,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(name: str, kgen: Any) -> None
     ran = kgen(*arguments, "--json")
     assert (ran.code, ran.out) == (2, "")
     assert sentence in ran.err and ran.err.startswith("kgen: ") and ran.err.count("\n") == 1
+
+
+def test_a_budget_too_small_for_a_network_is_a_sentence(kgen: Any) -> None:
+    ran = kgen("tune", "--network", "convfirst_tiny", "--batch", "3", "--budget", "0.001s", "--device", "h200")
+    assert ran.code == 2 and "kgen: a budget must suffice for one candidate of patchconv(" in ran.err and ran.out == ""
 
 
 def test_an_infeasible_config_is_bad_input(kgen: Any) -> None:
@@ -269,6 +304,22 @@ def test_tune_show_explain_check(kgen: Any, tmp_path: Path) -> None:
     assert again.code == 0 and f"saved in {tuned.json['path']}" in again.out and "modelled (not measured)" in again.out
 
 
+@needs_nvrtc
+@pytest.mark.timeout(240)
+def test_several_objectives_are_listed_as_a_pareto_set(kgen: Any, tmp_path: Path) -> None:
+    out, storage = str(tmp_path / "out"), str(tmp_path / "a.journal")
+    search = ("tune", *SMALL, "--objective", "error,latency", "--trials", "3", "--storage", storage, "--out", out)
+    entry = kgen(*search, "--json").json["entry"]
+    assert entry["objective"] == "error,efficiency" and entry["pareto"][0]["config"] == entry["config"]
+    again = kgen(*search, "--budget", "5m")
+    for text in (again.out, kgen("show", "--folder", out).out):
+        assert "Pareto set by error,efficiency" in text and f"{entry['pareto'][0]['latency_us']:.4g} " in text
+    assert "the search ended: 3 candidates were evaluated\n" in again.out
+    assert "modelled, for error,efficiency" in kgen("show", "--folder", out).out
+    answers = kgen("report", storage, "--out", str(tmp_path / "a.html"), "--json").json["studies"][0]["answers"]
+    assert answers["What can be had for what?"].startswith("By error, efficiency no config is preferable to these")
+
+
 LAYERS = {
     "patchconv": (
         "--channels",
@@ -352,7 +403,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], limit_s: float = 90.0) 
 @pytest.mark.timeout(240)
 def test_ctrl_c_and_sigkill_keep_what_was_found(kgen: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ("tune", *SMALL, "--trials", "100000", "--timeout", "300", "--out", str(out), "--json")
+    command = ("tune", *SMALL, "--trials", "100000", "--budget", "5m", "--out", str(out), "--json")
     process = spawn(*command)
     wait_for(out / FILE, process)
     os.kill(process.pid, signal.SIGINT)

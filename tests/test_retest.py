@@ -22,6 +22,7 @@ from kgen.devices import local_devices
 from kgen.errors import CompileError, DeviceError
 from kgen.render import template_digest
 from kgen.tuned import Measurement, TunedEntry, load_file, lookup, save
+from kgen.tuned_file import ParetoPoint
 from kgen.worker import Job, Outcome, Result
 
 LOCAL = replace(H200, ordinal=0)
@@ -319,3 +320,43 @@ def test_a_default_config_is_retested_on_a_gpu(tmp_path: Path, monkeypatch: pyte
     (after,) = load_file(path).entries
     assert after.measured is not None and 0 < after.measured.median_us != 12.25
     assert after.template_digest == template_digest(config.template)
+
+
+def test_energy_is_measured_again_where_it_was_and_a_pareto_set_of_before_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    class Worker(FakeWorker):
+        times_us: ClassVar[dict[Any, float | None]] = {}
+
+        def _run(self, job: Job) -> Result:
+            asked.append(job.energy)
+            measured = Measurement(9.0, 8.9, 9.1, 0.5, 1e-4, energy_j=0.01 if job.energy else None)
+            return Result(Outcome.OK, measured=measured, error=1e-4, shots_us=(9.0,) * 10)
+
+    monkeypatch.setattr(retest, "Worker", Worker)
+    monkeypatch.setattr(retest, "check_energy", lambda device: None)
+    path = saved(tmp_path)
+    measured = Measurement(12.0, 12.0, 12.0, 0.3, 1e-4, energy_j=0.02)
+    pareto = (ParetoPoint(sample(PROBLEMS[1]).config, 12.0, 1e-4, 0.02),)
+    save(sample(PROBLEMS[1], measured=measured, objective="efficiency,energy", pareto=pareto), LOCAL, tmp_path)
+    run(tmp_path, every=True)
+    with_energy = {one.problem: one for one in load_file(path).entries}[PROBLEMS[1]]
+    assert sorted(asked) == [False, False, True]
+    assert with_energy.measured is not None and with_energy.measured.energy_j == 0.01
+    assert with_energy.pareto is None and with_energy.objective == "efficiency,energy"
+
+
+def test_an_energy_that_cannot_be_measured_again_is_a_sentence_and_fails_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(device: Any) -> None:
+        raise DeviceError("energy needs nvidia-ml-py")
+
+    monkeypatch.setattr(retest, "check_energy", refuse)
+    path = saved(tmp_path, measured=Measurement(12.0, 12.0, 12.0, 0.3, 1e-4, energy_j=0.02))
+    before = path.read_bytes()
+    with pytest.raises(DeviceError, match="nvidia-ml-py"):
+        run(tmp_path, every=True)
+    assert path.read_bytes() == before

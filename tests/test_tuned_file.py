@@ -14,6 +14,7 @@ from tuned_samples import CONFIG, H200, entry
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import TunedConfigError
 from kgen.tuned import Measurement, load_file, packaged_dir, save
+from kgen.tuned_file import ParetoPoint
 
 
 def edited(folder: Path, change: Callable[[Any], object]) -> Path:
@@ -173,3 +174,44 @@ def test_what_is_wrong_inside_a_file_is_named(change: Callable[[Any], object], s
 def test_config_fields_with_a_default_may_be_left_out(tmp_path: Path) -> None:
     path = edited(tmp_path, at("entries", 0, "config", "project_chunk"))
     assert load_file(path).entries == (entry(),)
+
+
+PARETO = (
+    ParetoPoint(CONFIG, latency_us=12.25, error=0.002, energy_j=0.0123456),
+    ParetoPoint(replace(CONFIG, stages=3), latency_us=13.0, error=0.001),
+)
+
+
+def test_objectives_pareto_sets_and_energies_are_said_where_there_are_any(tmp_path: Path) -> None:
+    """Files of searches for efficiency alone are as they were before, to the byte."""
+    plain = json.loads(save(entry(), H200, tmp_path / "plain").read_text())["entries"][0]
+    assert not {"objective", "pareto"} & set(plain) and "energy_j" not in plain["measured"]
+    measured = Measurement(12.25, 12.0, 12.5, 0.31, 0.002, energy_j=0.0123456)
+    path = save(entry(measured=measured, objective="efficiency,energy", pareto=PARETO), H200, tmp_path)
+    saved = json.loads(path.read_text())["entries"][0]
+    assert saved["measured"]["energy_j"] == 0.01235 and saved["objective"] == "efficiency,energy"
+    first, second = saved["pareto"]
+    assert first == {"config": CONFIG.to_json(), "latency_us": 12.25, "error": 0.002, "energy_j": 0.01235}
+    assert "energy_j" not in second
+    (read,) = load_file(path).entries
+    assert read.pareto is not None and read.pareto[1] == PARETO[1]
+    assert load_file(path).dump() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda one: one.update(pareto=3), r"entries\[0\]\.pareto must be a list, but got 3"),
+        (lambda one: one["pareto"].append(3), r"entries\[0\]\.pareto\[2\] must be an object, but got 3"),
+        (lambda one: one["pareto"][1].pop("error"), r"pareto\[1\] must have the fields .*, but it misses error"),
+        (lambda one: one["pareto"][0]["config"].update(stages="2"), r"pareto\[0\]\.config"),
+        (lambda one: one["pareto"][0].update(energy_j="1"), r"pareto\[0\]\.energy_j must be a finite number"),
+    ],
+)
+def test_a_wrong_pareto_set_is_named(change: Callable[[Any], object], sentence: str, tmp_path: Path) -> None:
+    path = save(entry(objective="efficiency,energy", pareto=PARETO), H200, tmp_path)
+    data = json.loads(path.read_text())
+    change(data["entries"][0])
+    path.write_text(json.dumps(data))
+    with pytest.raises(TunedConfigError, match=sentence):
+        load_file(path)

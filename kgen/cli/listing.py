@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from kgen.cli.options import AsJson, Folder, print_json
-from kgen.cli.tables import console, table
+from kgen.cli.tables import console, pareto_table, table
 from kgen.devices import Device, known_devices, local_devices
 from kgen.tuned_file import TunedFile
 
@@ -53,6 +53,10 @@ def show(folder: Folder = None, as_json: AsJson = False) -> None:
     for path, file in files:
         screen.print(f"{file.environment.gpu}: {path}", soft_wrap=True)
         screen.print(_entries_table(file))
+        for entry in file.entries:
+            if entry.pareto is not None:
+                screen.print(f"Pareto set by {entry.objective} of {entry.problem}:", soft_wrap=True)
+                screen.print(pareto_table(entry.pareto))
     if not files:
         where = " or ".join(str(place) for place in places)
         screen.print(f"no tuned configs in {where}; make one with kgen tune", soft_wrap=True)
@@ -69,6 +73,7 @@ def _entries_table(file: TunedFile) -> Table:
         latency_us = measured.median_us if measured else entry.modelled_us
         error = measured.error if measured else entry.error
         how = "measured" if measured else "modelled"
+        how += f", for {entry.objective}" if entry.objective else ""
         fresh = entry.template_digest == template_digest(entry.config.template)
         rows.add_row(
             str(entry.problem),

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from kgen.budget import Budget
 from kgen.cli.options import print_json
 from kgen.cli.tables import console, table
 from kgen.devices import Device
@@ -17,16 +19,22 @@ from kgen.networks.account import Account, Row, account
 from kgen.networks.spec import Network
 from kgen.tuned import is_tuned
 
+if TYPE_CHECKING:
+    from kgen.search.objectives import Objectives
+
 
 def tune_network(
     network: Network,
     batch: int,
     size: int,
     device: Device,
+    budget: Budget | None,
+    usual_s: float,
     *,
     others: Sequence[Device] = (),
     trials: int,
-    timeout_s: float,
+    until: float | None = None,
+    objectives: Objectives,
     out: Path | None,
     storage: str | None,
     sampler: str,
@@ -35,19 +43,23 @@ def tune_network(
 ) -> bool:
     """Tune what has no fresh config yet, and print the account; False after Ctrl-C, which keeps what was found.
 
+    Problems share the ``budget`` of the command, of which each has an equal part of what those before it left;
+    without one they have ``usual_s`` seconds each.
+
     Raises:
         what :func:`kgen.search.find` raises.
     """
     from kgen.search import SearchInterrupted, find, one_of, open_bench, silent, terminal_progress
+    from kgen.search.objectives import shown
 
     problems = list(dict.fromkeys(layer.problem for layer in network.layers(batch, size, size)))
-    missing = [problem for problem in problems if not is_tuned(problem, device, out)]
+    missing = [problem for problem in problems if not is_tuned(problem, device, out, shown(objectives))]
     if len(missing) < len(problems):
         print(f"kgen: {len(problems) - len(missing)} of {len(problems)} problems are tuned already", file=sys.stderr)
     try:
         with (
             nullcontext(silent) if as_json else terminal_progress() as progress,
-            open_bench(device, others) if missing else nullcontext() as bench,
+            open_bench(device, others, objectives) if missing else nullcontext() as bench,
         ):
             for i, problem in enumerate(missing):
                 find(
@@ -55,7 +67,9 @@ def tune_network(
                     device,
                     others=others,
                     trials=trials,
-                    timeout_s=timeout_s,
+                    budget=Budget(usual_s) if budget is None else budget.share(len(missing) - i),
+                    until=until,
+                    objectives=objectives,
                     out=out,
                     storage=storage,
                     sampler=sampler,

@@ -1,9 +1,11 @@
-"""``kgen tune``: search for the fastest config and save it."""
+"""``kgen tune``: search for the best config and save it."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kgen.arrays import KernelProblem
+from kgen.budget import Budget, parse_seconds
 from kgen.cli.options import AsJson, DeviceSpec, Gpus, config_line, find_targets, print_json
 from kgen.cli.problems import for_every_family
+from kgen.cli.tables import console, pareto_table
 from kgen.devices import Device
 from kgen.errors import ProblemError
 
 if TYPE_CHECKING:
     from kgen.search import Found
 
-MEASURED_TRIALS, MEASURED_TIMEOUT_S = 200, 600.0
-MODELLED_TRIALS, MODELLED_TIMEOUT_S = 30, 90.0
+MEASURED_TRIALS, MEASURED_S = 200, 600.0
+MODELLED_TRIALS, MODELLED_S = 30, 90.0
 INTERRUPTED = 130
 
 tune_app = typer.Typer(
-    help="Search for the fastest config of a block and save it: measured on a GPU, modelled for a named one.",
+    help="Search for the best config of a block and save it: measured on a GPU, modelled for a named one.",
     invoke_without_command=True,
 )
 
@@ -33,9 +37,22 @@ Trials = Annotated[
     int | None,
     typer.Option(help=f"Compiled candidates in a study; {MEASURED_TRIALS}, or {MODELLED_TRIALS} when modelled."),
 ]
-Timeout = Annotated[
-    float | None,
-    typer.Option(help=f"Seconds a study; {MEASURED_TIMEOUT_S:g}, or {MODELLED_TIMEOUT_S:g} when modelled."),
+BudgetText = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help=f"Time for the whole command, as 60s, 5m or 1h; {MEASURED_S:g}s a problem, or {MODELLED_S:g}s modelled.",
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option(help="Stop when no config left is expected to save as much of the best's time, as 1%.")
+]
+ObjectiveText = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="efficiency, latency (which is the same), energy or error; several, as latency,energy, give a Pareto set.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of tuned configs to save in; the user's by default.")]
 Storage = Annotated[
@@ -63,7 +80,9 @@ def _tune_all(
     pixels: Annotated[str, typer.Option(help="Of the images: storage (--dtype's), or uint8.")] = "storage",
     order: Annotated[str, typer.Option(help="Of the images: nhwc or nchw.")] = "nhwc",
     trials: Trials = None,
-    timeout: Timeout = None,
+    budget: BudgetText = None,
+    until: Until = None,
+    objective: ObjectiveText = "efficiency",
     device: DeviceSpec = None,
     gpus: Gpus = None,
     out: Out = None,
@@ -74,10 +93,17 @@ def _tune_all(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
+    start_s = time.monotonic()
     if replay is not None:
         from kgen.cli.replay import tune_replayed
 
-        limits = {"trials": MEASURED_TRIALS, "timeout_s": MEASURED_TIMEOUT_S} | _given(trials, timeout)
+        if objective not in ("efficiency", "latency"):
+            raise ProblemError(f"a recorded space is searched for efficiency only, but got {objective!r}; drop it")
+        limits: dict[str, Any] = {
+            "trials": MEASURED_TRIALS if trials is None else trials,
+            "budget_s": _seconds(budget, MEASURED_S),
+            "until": _share(until),
+        }
         tune_replayed(replay, **limits, sampler=sampler, seed=seed, as_json=as_json)
         return
     if network is None:
@@ -88,34 +114,57 @@ def _tune_all(
     from kgen.networks import variant
 
     target, *others = find_targets(device, gpus)
-    limits = _limits(target, trials, timeout)
     kind: dict[str, Any] = {"dtype": dtype, "pixels": pixels, "order": order}
     whole = replace(variant(network), **kind)
-    search: dict[str, Any] = {"others": others, "out": out, "storage": storage, "sampler": sampler, "seed": seed}
-    if not tune_network(whole, batch, size, target, **limits, **search, as_json=as_json):
+    search = _search(target, trials, until, objective) | {
+        "others": others,
+        "out": out,
+        "storage": storage,
+        "sampler": sampler,
+        "seed": seed,
+    }
+    given = None if budget is None else Budget(parse_seconds(budget), start_s)
+    if not tune_network(whole, batch, size, target, given, _usual_s(target), **search, as_json=as_json):
         raise typer.Exit(INTERRUPTED)
 
 
-def _limits(device: Device, trials: int | None, timeout: float | None) -> dict[str, Any]:
-    """Limits of a study: those given, or what suits measuring or modelling."""
-    measured = device.ordinal is not None
-    usual = {
-        "trials": MEASURED_TRIALS if measured else MODELLED_TRIALS,
-        "timeout_s": MEASURED_TIMEOUT_S if measured else MODELLED_TIMEOUT_S,
+def _search(device: Device, trials: int | None, until: str | None, objective: str) -> dict[str, Any]:
+    """What to search for and how far: as given, or as many trials as suit measuring or modelling."""
+    from kgen.search.objectives import parse_objectives
+
+    usual = MODELLED_TRIALS if device.ordinal is None else MEASURED_TRIALS
+    return {
+        "trials": usual if trials is None else trials,
+        "until": _share(until),
+        "objectives": parse_objectives(objective),
     }
-    return usual | _given(trials, timeout)
 
 
-def _given(trials: int | None, timeout: float | None) -> dict[str, Any]:
-    limits = {"trials": trials, "timeout_s": timeout}
-    return {name: value for name, value in limits.items() if value is not None}
+def _usual_s(device: Device) -> float:
+    return MODELLED_S if device.ordinal is None else MEASURED_S
+
+
+def _seconds(budget: str | None, usual_s: float) -> float:
+    return usual_s if budget is None else parse_seconds(budget)
+
+
+def _share(until: str | None) -> float | None:
+    """The share that ``--until`` names in percent."""
+    if until is None:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)%", until)
+    if found is None or not 0 < float(found[1]) < 100:
+        raise ProblemError(f"--until must be a percentage between 0% and 100%, but got {until!r}; pass 1%")
+    return float(found[1]) / 100
 
 
 @for_every_family(tune_app)
 def _tune(
     problem: KernelProblem,
     trials: Trials = None,
-    timeout: Timeout = None,
+    budget: BudgetText = None,
+    until: Until = None,
+    objective: ObjectiveText = "efficiency",
     device: DeviceSpec = None,
     gpus: Gpus = None,
     out: Out = None,
@@ -124,7 +173,8 @@ def _tune(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Search for its fastest config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
+    """Search for its best config. Ctrl-C keeps the best so far; the same command goes on where it stopped."""
+    start_s = time.monotonic()
     from kgen.search import SearchInterrupted, find, silent, terminal_progress
 
     target, *others = find_targets(device, gpus)
@@ -134,7 +184,8 @@ def _tune(
                 problem,
                 target,
                 others=others,
-                **_limits(target, trials, timeout),
+                budget=Budget(_seconds(budget, _usual_s(target)), start_s),
+                **_search(target, trials, until, objective),
                 out=out,
                 storage=storage,
                 sampler=sampler,
@@ -155,7 +206,13 @@ def _tune(
 def _print_found(found: Found, as_json: bool) -> None:
     if as_json:
         print_json(
-            {"path": str(found.path), "kept": found.kept is not None, "space": found.space, "entry": _saved(found)}
+            {
+                "path": str(found.path),
+                "kept": found.kept is not None,
+                "space": found.space,
+                "ended": found.ended,
+                "entry": _saved(found),
+            }
         )
         return
     entry = found.entry
@@ -167,9 +224,15 @@ def _print_found(found: Found, as_json: bool) -> None:
     print(f"{entry.problem}: {time}, of {entry.attainable_efficiency:.1%} attainable; {entry.trials} trials")
     if entry.error is not None:
         print(f"relative error {entry.error:.2g} against float64")
+    if entry.measured is not None and entry.measured.energy_j is not None:
+        print(f"energy {1e3 * entry.measured.energy_j:.4g} mJ a launch")
     print(config_line(entry.config))
     if entry.tied:
         print(f"{len(entry.tied)} other configs cannot be told apart from it by their times")
+    if entry.pareto is not None:
+        print(f"Pareto set by {entry.objective}, {len(entry.pareto)} configs:")
+        console().print(pareto_table(entry.pareto))
+    print(f"the search ended: {found.ended}")
     print(f"legal configs searched: {found.space}")
     if found.kept is not None and found.kept.measured is not None:
         print(f"kept the config of an earlier search ({found.kept.measured.median_us:.1f} us) in {found.path}")

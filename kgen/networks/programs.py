@@ -19,7 +19,7 @@ from kgen.render import render
 from kgen.runtime import config_for
 from kgen.tuned import is_tuned
 
-_TRIALS, _TIMEOUT_S = 100, 60.0  # of a problem that is tuned while its network is loaded
+_TRIALS, _BUDGET_S = 100, 60.0  # of a problem that is tuned while its network is loaded
 
 
 class NetworkPrograms:
@@ -89,7 +89,7 @@ class NetworkPrograms:
     def _tune(self, problem: LayerProblem) -> None:
         from kgen.search import tune  # Optuna takes a while to import
 
-        tune(problem, self.device, trials=_TRIALS, timeout_s=_TIMEOUT_S, out=self._folder)
+        tune(problem, self.device, trials=_TRIALS, budget_s=_BUDGET_S, out=self._folder)
 
 
 def _packed(network: Network, weights: NetworkWeights) -> dict[str, Any]:

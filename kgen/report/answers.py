@@ -25,13 +25,15 @@ class Answer:
 
 
 def answers(study: StudyTrials, program: Program, peers: Peers | None) -> tuple[Answer, ...]:
-    """All five; ``program`` is the winner's plan."""
+    """All five, and one more of several objectives; ``program`` is the winner's plan."""
+    trades = [Answer("What can be had for what?", _what_for_what(study))] if study.front else []
     return (
         Answer("How good is the winner?", _how_good(study, program)),
         Answer("What limits it?", _what_limits(study.winner, program)),
         Answer("Which parameter matters most?", _what_matters(study)),
         Answer("What would half of its shared memory cost?", _half_the_shared_memory(study)),
         Answer("When has tuning paid for itself?", _paid_for_itself(study, peers)),
+        *trades,
     )
 
 
@@ -46,6 +48,20 @@ def _how_good(study: StudyTrials, program: Program) -> str:
         f"the {100 * attainable:.3g}% that the waterline allows its plan. The ideal latency is {_us(ideal_us)} and "
         f"the attainable one {_us(attainable_us)}, so the winner takes {times:.2f} times as long as it could."
     )
+
+
+def _what_for_what(study: StudyTrials) -> str:
+    found = sorted((trial for trial in study.passed if trial.number in study.front), key=_latency)
+    told = "; ".join(f"trial {one.number} takes {', '.join(_figures(one))}" for one in found)
+    return (
+        f"By {', '.join(one.value for one in study.objectives)} no config is preferable to these {len(found)}: {told}."
+    )
+
+
+def _figures(trial: Trial) -> list[str]:
+    energy = [] if trial.energy_mj is None else [f"{trial.energy_mj:.4g} mJ"]
+    error = [] if trial.error is None else [f"error {trial.error:.2g}"]
+    return [_us(_latency(trial)), *energy, *error]
 
 
 def _what_limits(winner: Trial, program: Program) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from kgen.report.analysis import Step, best_so_far, importances, predictions, search_seconds, time_groups, time_shares
 from kgen.report.trials import StudyTrials, Trial
+from kgen.search.objectives import Objective, shown
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Chart:
     parts: tuple[Bar, ...] = ()
     until: float = 0.0
     log: bool = False
+    front: frozenset[int] = frozenset()
+    """Trials whose points stand out: those of the Pareto set."""
 
 
 _AGAINST: tuple[tuple[str, str, Callable[[Trial], float | None]], ...] = (
@@ -60,10 +63,19 @@ _AGAINST: tuple[tuple[str, str, Callable[[Trial], float | None]], ...] = (
 """What efficiency is drawn against: the chart's name, the axis, and the figure of a trial."""
 
 
+_AXES: Mapping[Objective, tuple[str, Callable[[Trial], float | None]]] = {
+    Objective.EFFICIENCY: ("latency, us", lambda trial: trial.latency_us),
+    Objective.ENERGY: ("energy of a launch, mJ", lambda trial: trial.energy_mj),
+    Objective.ERROR: ("relative error", lambda trial: trial.error),
+}
+"""An objective's axis, of which less is better, and the figure of a trial."""
+
+
 def charts(study: StudyTrials) -> tuple[Chart, ...]:
     """Every chart that the study has data for."""
     every = [
         *_best(study),
+        *(_pareto(study, other) for other in study.objectives[1:]),
         _bars("time", "Where the time went", "share of the search", [(s.name, s.share) for s in time_shares(study)]),
         *(_efficiency(study, name, label, figure) for name, label, figure in _AGAINST),
         _bars(
@@ -98,6 +110,15 @@ def _best(study: StudyTrials) -> list[Chart]:
         )
         for name, axis, x, until, parts in by
     ]
+
+
+def _pareto(study: StudyTrials, other: Objective) -> Chart:
+    """The first objective against another one."""
+    (x_label, x_of), (y_label, y_of) = _AXES[study.objectives[0]], _AXES[other]
+    every = [(x_of(trial), y_of(trial), trial.number) for trial in study.passed]
+    points = tuple(Point(x, y, number) for x, y, number in every if x is not None and y is not None)
+    title = f"The Pareto set by {shown(study.objectives).replace(',', ', ')}"
+    return Chart(f"pareto-{other.value}", title, "scatter", x_label, y_label, points, front=study.front)
 
 
 def _efficiency(study: StudyTrials, name: str, label: str, figure: Callable[[Trial], float | None]) -> Chart:

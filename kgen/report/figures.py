@@ -71,6 +71,8 @@ def _draw(chart: Chart, axes: Axes) -> None:
         axes.set_ylim(bottom=0)
         return
     axes.scatter(xs, ys, s=12, alpha=0.6)
+    front = [point for point in chart.points if point.trial in chart.front]
+    axes.scatter([point.x for point in front], [point.y for point in front], s=24)
     if chart.log:
         ends = [min(*xs, *ys), max(*xs, *ys)]
         axes.plot(ends, ends, linestyle="--", color="gray")

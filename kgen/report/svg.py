@@ -10,6 +10,7 @@ from kgen.report.charts import Chart
 from kgen.report.scales import Scale, label, scale
 
 WIDTH, HEIGHT = 460, 300
+_FRONT = ' class="front"'
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 10, 44
 
 
@@ -43,7 +44,8 @@ def draw(chart: Chart) -> Drawing:
     y = scale(ys, HEIGHT - _BOTTOM, _TOP, log=chart.log)
     lines = _staircase(chart, x, y) if chart.kind == "steps" else _diagonal(x, y) if chart.log else ""
     circles = "".join(
-        f'<circle cx="{x.at(point.x):.1f}" cy="{y.at(point.y):.1f}" r="3" data-t="{point.trial}"/>'
+        f'<circle cx="{x.at(point.x):.1f}" cy="{y.at(point.y):.1f}" r="3" data-t="{point.trial}"'
+        f"{_FRONT if point.trial in chart.front else ''}/>"
         for point in chart.points
     )
     return Drawing(chart, _ticks(x), _ticks(y), Markup(lines + circles))  # numbers alone

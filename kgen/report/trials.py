@@ -19,6 +19,7 @@ from kgen.machine import Program
 from kgen.search.about import About
 from kgen.search.evaluate import Evaluation
 from kgen.search.history import DUPLICATE_OF
+from kgen.search.objectives import BY_EFFICIENCY, Objectives, merit, objectives_of
 from kgen.tuned_file import TunedProblem
 from kgen.worker import Outcome
 
@@ -37,7 +38,7 @@ class PlanFacts:
 
 @dataclass(frozen=True)
 class Trial:
-    """One config that was tried. ``latency_us`` and ``efficiency`` are None unless the outcome is ok."""
+    """One config that was tried. Its figures, from ``efficiency`` to ``error``, are None unless the outcome is ok."""
 
     number: int
     config: Mapping[str, Any]
@@ -63,6 +64,16 @@ class Trial:
         return self.evaluation.latency_us if self.ok else None
 
     @property
+    def energy_mj(self) -> float | None:
+        """Millijoules of a launch; None where they were not measured."""
+        measured = self.evaluation.measured
+        return 1e3 * measured.energy_j if self.ok and measured is not None and measured.energy_j is not None else None
+
+    @property
+    def error(self) -> float | None:
+        return self.evaluation.error if self.ok else None
+
+    @property
     def shared_bytes(self) -> int | None:
         """Shared memory a CTA by the plan; None where there is no plan."""
         return self.facts.shared_bytes if self.facts is not None else None
@@ -81,6 +92,9 @@ class StudyTrials:
     problem: TunedProblem
     device: Device
     trials: tuple[Trial, ...]
+    objectives: Objectives = BY_EFFICIENCY
+    front: frozenset[int] = frozenset()
+    """The trials of the Pareto set, where there are several objectives."""
 
     @property
     def measured(self) -> bool:
@@ -99,8 +113,9 @@ class StudyTrials:
 
     @cached_property
     def winner(self) -> Trial:
-        """The first of the highest efficiency among verified trials."""
-        return max((trial for trial in self.passed if trial.evaluation.verified), key=lambda one: one.efficiency or 0.0)
+        """The first that is the best by the first objective among verified trials."""
+        verified = (trial for trial in self.passed if trial.evaluation.verified)
+        return max(verified, key=lambda one: merit(self.objectives, one.evaluation))
 
     def plan(self, config: Mapping[str, Any]) -> Program:
         """The plan of ``config`` on the study's device."""
@@ -128,7 +143,9 @@ def read_study(study: optuna.Study) -> StudyTrials:
             f"a report needs a config that passed, but all {len(trials)} of {name!r} failed{last}; "
             "run its kgen tune command again with more trials"
         )
-    return StudyTrials(name, about.problem, about.device, trials)
+    objectives = objectives_of(study)
+    front = frozenset(one.number for one in study.best_trials) if len(objectives) > 1 else frozenset()
+    return StudyTrials(name, about.problem, about.device, trials, objectives, front)
 
 
 def _trial(trial: FrozenTrial, about: About, study_name: str) -> Trial:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kgen.search.objectives import BY_EFFICIENCY, Objective, Objectives
 
 from kgen import tuned
 from kgen.blocks import family
+from kgen.budget import Budget
 from kgen.cli import network as command
 from kgen.devices import find_device
 from kgen.machine import attainable_us, ideal_us
@@ -74,11 +76,16 @@ def test_what_is_not_tuned_or_stale_has_no_time(tmp_path: Path) -> None:
     assert found.total_us is None and found.rows[1].efficiency is None
 
 
-def run(out: Path, as_json: bool = False) -> bool:
-    limits = {"trials": 3, "timeout_s": 9.0}
-    return command.tune_network(
-        NETWORK, 2, 8, H200, others=[H200], **limits, out=out, storage=None, sampler="tpe", seed=5, as_json=as_json
-    )
+def run(out: Path, as_json: bool = False, budget: Budget | None = None, objectives: Objectives = BY_EFFICIENCY) -> bool:
+    search: dict[str, Any] = {
+        "trials": 3,
+        "objectives": objectives,
+        "out": out,
+        "storage": None,
+        "sampler": "tpe",
+        "seed": 5,
+    }
+    return command.tune_network(NETWORK, 2, 8, H200, budget, 7.0, others=[H200], **search, as_json=as_json)
 
 
 def open_benches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -86,7 +93,7 @@ def open_benches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     opened: list[object] = []
 
     @contextmanager
-    def open_bench(device: Any, others: Any) -> Iterator[object]:
+    def open_bench(device: Any, others: Any, objectives: Any) -> Iterator[object]:
         opened.append(object())
         yield opened[-1]
 
@@ -102,7 +109,9 @@ def test_a_network_is_tuned_problem_by_problem_and_only_once(
 
     def find(problem: Any, device: Any, *, out: Path, progress: Any, bench: object, **rest: Any) -> None:
         assert [bench] == benches, "one serves all problems, since it takes seconds to start"
-        assert rest == {"others": [H200], "trials": 3, "timeout_s": 9.0, "storage": None, "sampler": "tpe", "seed": 5}
+        assert rest.pop("budget").seconds == 7.0, "each has as long as a problem alone has"
+        study = {"storage": None, "sampler": "tpe", "seed": 5, "objectives": BY_EFFICIENCY}
+        assert rest == {"others": [H200], "trials": 3, "until": None, **study}
         assert device is H200
         asked.append(problem)
         save(problem, out, 10.0)
@@ -117,6 +126,34 @@ def test_a_network_is_tuned_problem_by_problem_and_only_once(
     asked.clear()
     assert run(tmp_path, as_json=True) and not asked
     assert len(benches) == 1, "where nothing is to be tuned, none is opened"
+
+
+def test_what_is_tuned_for_something_else_is_tuned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    open_benches(monkeypatch)
+    monkeypatch.setattr("kgen.search.find", lambda problem, *_, **__: asked.append(problem))
+    for problem in PROBLEMS:
+        save(problem, tmp_path, 10.0)
+    assert run(tmp_path) and not asked
+    assert run(tmp_path, objectives=(Objective.ERROR,)) and asked == PROBLEMS
+
+
+def test_problems_share_the_budget_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its part of what those before it left; the first one ends early, and the second one takes too long."""
+    now_s, took_s = 100.0, iter([1.0, 40.0, 5.0, 5.0, 20.0])
+    given: list[float] = []
+
+    def find(problem: Any, device: Any, *, budget: Budget, out: Path, **_: Any) -> None:
+        nonlocal now_s
+        given.append(budget.seconds)
+        now_s += next(took_s)
+        save(problem, out, 10.0)
+
+    open_benches(monkeypatch)
+    monkeypatch.setattr("kgen.search.find", find)
+    monkeypatch.setattr("kgen.budget.time.monotonic", lambda: now_s)
+    assert run(tmp_path, budget=Budget(50.0, start_s=98.0))
+    assert given == [48 / 5, 47 / 4, 7 / 3, 2 / 2, 0.0]
 
 
 def test_an_interrupted_network_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from kgen.search.about import About
 from kgen.search.evaluate import Evaluation
 from kgen.search.history import DUPLICATE_OF
+from kgen.search.objectives import BY_EFFICIENCY, Objectives, values_of
 from kgen.search.storage import open_study
 from optuna.trial import TrialState
 
@@ -125,9 +126,33 @@ SPLIT = (
 """Of 20 s the search waits for 2, measures for 8, fails for 4, and does the rest in 6."""
 
 
-def write(storage: Path | str, trials: tuple[Told, ...] = TRIALS, name: str = "sample", device: Any = H200) -> str:
+def trading(latency_us: float, energy_j: float) -> Evaluation:
+    """An evaluation that measured energy too."""
+    evaluation = passed(latency_us, latency_us, 1)
+    assert evaluation.measured is not None
+    return replace(evaluation, measured=replace(evaluation.measured, energy_j=energy_j))
+
+
+PARETO = (
+    Told(DEFAULT.to_json(), trading(250, 0.05), 10),
+    Told(SMALL.to_json(), trading(150, 0.02), 20),
+    Told(WINNER.to_json(), trading(100, 0.03), 30),
+    Told(replace(WINNER, cluster=8).to_json(), too_large("it needs too much shared memory"), 31),
+    Told(replace(WINNER, overlap=True).to_json(), trading(125, 0.025), 40),
+    Told(replace(WINNER, cluster=4).to_json(), trading(125, 0.04), 50),
+)
+"""By latency and energy nothing is preferable to trials 2, 4 and 1."""
+
+
+def write(
+    storage: Path | str,
+    trials: tuple[Told, ...] = TRIALS,
+    name: str = "sample",
+    device: Any = H200,
+    objectives: Objectives = BY_EFFICIENCY,
+) -> str:
     """Write a study; returns its storage."""
-    with open_study(str(storage), name) as study:
+    with open_study(str(storage), name, objectives) as study:
         About(PROBLEM, device).write(study)
         for told in trials:
             trial = study.ask()
@@ -139,7 +164,7 @@ def write(storage: Path | str, trials: tuple[Told, ...] = TRIALS, name: str = "s
             if told.duplicate_of is not None:
                 trial.set_user_attr(DUPLICATE_OF, told.duplicate_of)
             if told.evaluation.outcome is Outcome.OK:
-                study.tell(trial, told.evaluation.efficiency)
+                study.tell(trial, values_of(objectives, told.evaluation))
             else:
                 study.tell(trial, state=TrialState.PRUNED)
     return str(storage)

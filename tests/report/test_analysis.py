@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kgen.search.objectives import parse_objectives
 from kgen.search.storage import read_studies
-from report_samples import DEFAULT, MARKUP, PROBLEM, SCRIPT, SPLIT, WINNER, passed, write
+from report_samples import DEFAULT, MARKUP, PARETO, PROBLEM, SCRIPT, SPLIT, WINNER, passed, write
 
 from kgen.blocks.convfirst import plan
-from kgen.report import StudyTrials, read_study
+from kgen.errors import StudyError
+from kgen.report import StudyTrials, analyse, read_study
 from kgen.report.analysis import (
     best_so_far,
     failures,
@@ -22,6 +24,7 @@ from kgen.report.analysis import (
     variance_explained,
 )
 from kgen.report.charts import Chart, charts
+from kgen.report.svg import draw
 from kgen.report.trials import PlanFacts, Trial
 
 
@@ -160,3 +163,34 @@ def test_charts_hold_what_was_measured(study: StudyTrials) -> None:
         assert points[name] == [(x, pytest.approx(percent[number]), number) for number, x in xs.items()], name
     bar = found["time"].bars[0]
     assert (bar.label, bar.share) == ("verifying and measuring", 39 / 46)
+
+
+@pytest.fixture
+def pareto(tmp_path: Path) -> StudyTrials:
+    objectives = parse_objectives("energy,latency")
+    (found,) = read_studies(write(tmp_path / "pareto.journal", PARETO, objectives=objectives))
+    return read_study(found)
+
+
+def test_a_pareto_set_is_drawn_and_listed_and_the_first_objective_wins(pareto: StudyTrials) -> None:
+    assert pareto.front == {1, 2, 4} and pareto.winner.number == 1
+    chart = next(chart for chart in charts(pareto) if chart.name == "pareto-efficiency")
+    assert (chart.title, chart.x_label) == ("The Pareto set by energy, efficiency", "energy of a launch, mJ")
+    assert [(point.x, point.y) for point in chart.points] == [(50, 250), (20, 150), (30, 100), (25, 125), (40, 125)]
+    assert draw(chart).marks.count('class="front"') == 3
+    *five, trade = analyse(pareto).answers
+    assert len(five) == 5 and trade.question == "What can be had for what?"
+    assert trade.text == (
+        "By energy, efficiency no config is preferable to these 3: trial 2 takes 100.0 us, 30 mJ, error 0.0001; "
+        "trial 4 takes 125.0 us, 25 mJ, error 0.0001; trial 1 takes 150.0 us, 20 mJ, error 0.0001."
+    )
+
+
+def test_a_study_of_other_metrics_is_refused(tmp_path: Path) -> None:
+    storage = write(tmp_path / "pareto.journal", PARETO, objectives=parse_objectives("energy"))
+    (found,) = read_studies(storage)
+    found.set_metric_names(["speed"])
+    with pytest.raises(
+        StudyError, match="metrics must be of efficiency, energy, error, but those of 'sample' are speed"
+    ):
+        read_study(found)

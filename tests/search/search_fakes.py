@@ -18,6 +18,7 @@ from kgen.search.progress import silent
 from kgen.search.samplers import make_sampler
 from kgen.search.space import Extent, Space
 
+from kgen.budget import Budget
 from kgen.errors import InfeasibleError
 from kgen.worker import Outcome
 
@@ -130,12 +131,13 @@ def make_search(
     bench: Any,
     trials: int,
     *,
-    timeout_s: float = 60.0,
+    budget_s: float = 60.0,
+    until: float | None = None,
     seed: int = 0,
     report: Any = silent,
     improved: Any = lambda search: None,
 ) -> Search:
     history, space = History(study, config_from_json, plan), make_space()
     study.sampler = make_sampler("tpe", space, study, plan, seed)
-    limits = Limits(trials, timeout_s, ahead=3)
+    limits = Limits(trials, Budget(budget_s), ahead=3, until=until)
     return Search(study, space, plan, bench, history, limits, report=report, improved=improved)

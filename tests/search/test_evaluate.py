@@ -126,6 +126,16 @@ def test_finalists_are_compiled_and_timed_as_long_as_a_measurement_lasts() -> No
     assert [(job.target, job.give_up_us) for job in worker.jobs] == [(0.0, math.inf)] * 2
 
 
+@pytest.mark.parametrize("energy", [False, True])
+def test_energy_is_measured_when_asked_for(energy: bool) -> None:
+    worker = FakeWorker(Result(Outcome.OK, measured=replace(MEASURED, energy_j=0.02), error=1e-4))
+    bench = Bench(LOCAL, FakePool(), worker, energy=energy)
+    program = plan(PROBLEM, default_config(PROBLEM, LOCAL), LOCAL)
+    evaluation = bench.finish(program, done(cubin()), best_efficiency=None, may_spill=False)
+    assert [job.energy for job in worker.jobs] == [energy]
+    assert Evaluation.from_attrs(json.loads(json.dumps(evaluation.to_attrs()))) == evaluation
+
+
 def test_a_modelled_candidate_is_verified_only_when_it_would_be_the_best() -> None:
     program = plan(PROBLEM, default_config(PROBLEM, NAMED), NAMED)
     modelled = efficiency(PROBLEM.flops, predict_us(program, {"kernel": CLEAN}), NAMED)

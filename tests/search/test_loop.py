@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from kgen.search.history import DUPLICATE_OF
 from kgen.search.loop import Search
+from kgen.search.objectives import parse_objectives, set_objectives
 from kgen.search.progress import Snapshot
 from kgen.search.samplers import SpaceSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -143,7 +146,7 @@ def test_what_another_tuner_is_at_is_left_to_it_and_what_it_found_is_learned(stu
     class First(FakeBench):
         def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
             if not self.log:  # a tuner of the same seed joins, while three candidates are with this one
-                make_search(study, second, 12, timeout_s=1.0).run()
+                make_search(study, second, 12, budget_s=1.0).run()
             return super().finish(*args, **kwargs)
 
     first = First()
@@ -169,13 +172,69 @@ def test_an_exhausted_space_ends_the_search(study: optuna.Study) -> None:
     assert len(search.space) == 0
 
 
-def test_the_time_limit_ends_it_with_at_least_one_verified_config(study: optuna.Study) -> None:
-    bench = FakeBench({DEFAULT: Outcome.WRONG_ANSWER}, delay_s=0.05)
-    search = make_search(study, bench, 1000, timeout_s=0.01)
+def test_a_spent_budget_ends_it_but_a_candidate_under_way_is_finished(study: optuna.Study) -> None:
+    bench = FakeBench(delay_s=0.3)
+    search = make_search(study, bench, 1000, budget_s=0.2)
     search.seed([DEFAULT, FakeConfig("fused", 1, 1, 16)])
     search.run()
-    assert bench.log == [DEFAULT, FakeConfig("fused", 1, 1, 16)]
-    assert search.history.best is not None
+    assert bench.log == [DEFAULT] and search.history.best is not None
+    assert search.ended == "the budget of 0.2 s was spent"
+
+
+def test_what_a_search_spent_before_it_began_counts(study: optuna.Study) -> None:
+    search = make_search(study, FakeBench(), 1000, budget_s=0.0)
+    search.run()
+    assert len(study.trials) == 0 and search.history.best is None
+
+
+class Promising(FirstLeft):
+    """Expects less and less of what is left."""
+
+    @property
+    def expected_gain(self) -> float | None:
+        evaluated = len(self._space.configs) - len(self._space)
+        return None if evaluated < 5 else 0.1 / evaluated
+
+
+def test_it_ends_when_little_is_left_to_gain(study: optuna.Study) -> None:
+    bench = FakeBench()
+    search = make_search(study, bench, 1000, until=0.01)
+    study.sampler = Promising(search.space)
+    search.run()
+    assert len(bench.log) == 11 and study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert search.ended.endswith("left, none is expected to save more than 0.91% of the best one's time")
+
+
+def test_why_it_ended_is_said(study: optuna.Study) -> None:
+    search = make_search(study, FakeBench(), 3)
+    search.run()
+    assert search.ended == "3 candidates were evaluated"
+
+
+def test_several_objectives_give_a_pareto_set_and_the_firsts_best() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    set_objectives(study, parse_objectives("latency,error"))
+    asked: list[float | None] = []
+
+    class Bench(FakeBench):
+        def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            asked.append(kwargs["best_efficiency"])
+            evaluation = super().finish(*args, **kwargs)
+            return replace(evaluation, error=(evaluation.efficiency or 0.0) ** 2 * (1 + self.log[-1].columns))
+
+    search = make_search(study, Bench(), 60)
+    search.run()
+    assert set(asked) == {None}, "what is slower may be better in the other objective"
+    front = search.front
+    assert len(front) > 3 and front[0] == search.history.best
+    figures = [(one.evaluation.efficiency or 0.0, one.evaluation.error or 0.0) for one in front]
+    assert figures == sorted(figures, reverse=True)
+    every = [(trial.values[0], trial.values[1]) for trial in study.trials]
+    assert figures[0][0] == max(efficiency for efficiency, _ in every)
+    for efficiency, error in every:
+        dominated = any(a >= efficiency and b <= error and (a, b) != (efficiency, error) for a, b in figures)
+        assert dominated != ((efficiency, error) in figures)
 
 
 def test_equal_seeds_give_equal_searches() -> None:

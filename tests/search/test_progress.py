@@ -17,7 +17,7 @@ SNAPSHOT = Snapshot(
     best_efficiency=0.25,
     failures={"wrong_answer": 1, "infeasible:area": 7, "infeasible:spills": 2},
     elapsed_s=20.0,
-    timeout_s=600.0,
+    budget_s=600.0,
     measured=True,
     new=10,
 )
@@ -25,7 +25,7 @@ SNAPSHOT = Snapshot(
 
 def test_time_left_follows_the_pace_and_the_limit() -> None:
     assert SNAPSHOT.left_s == pytest.approx(40.0)
-    assert replace(SNAPSHOT, timeout_s=25.0).left_s == pytest.approx(5.0)
+    assert replace(SNAPSHOT, budget_s=25.0).left_s == pytest.approx(5.0)
     assert replace(SNAPSHOT, new=0).left_s == pytest.approx(580.0)
     assert replace(SNAPSHOT, elapsed_s=700.0).left_s == 0.0
 
@@ -35,7 +35,7 @@ def test_the_line_holds_everything() -> None:
         "10/30 trials, 0:40 left, best 12.3 us, efficiency 25.0%, 9 infeasible, 1 wrong_answer, 4 ahead"
     )
     assert "best 12.3 us modelled," in str(replace(SNAPSHOT, measured=False))
-    assert str(replace(SNAPSHOT, timeout_s=float("inf"), new=0)).startswith("10/30 trials, -:-- left, best")
+    assert str(replace(SNAPSHOT, budget_s=float("inf"), new=0)).startswith("10/30 trials, -:-- left, best")
     assert "best" not in str(replace(SNAPSHOT, best_us=None))
 
 

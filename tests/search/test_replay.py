@@ -30,7 +30,7 @@ def space() -> Recorded:
 
 
 def test_a_whole_space_is_searched_each_config_once(space: Recorded) -> None:
-    replayed = replay(space, trials=1000, timeout_s=1e9)
+    replayed = replay(space, trials=1000, budget_s=1e9)
     configs = [config for config, _ in replayed.found]
     assert len(configs) == len(set(configs)) and set(configs) <= set(space.evaluations)
     assert len(configs) >= 55  # some configs make the same program
@@ -40,14 +40,14 @@ def test_a_whole_space_is_searched_each_config_once(space: Recorded) -> None:
 
 
 def test_equal_seeds_give_equal_searches(space: Recorded) -> None:
-    first, again, other = (replay(space, trials=20, timeout_s=1e9, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (replay(space, trials=20, budget_s=1e9, seed=seed) for seed in (3, 3, 4))
     assert first.found == again.found != other.found
 
 
 def test_a_search_that_found_nothing_good_says_so(space: Recorded) -> None:
     best = max(space.evaluations, key=lambda config: space.evaluations[config].efficiency or 0.0)
     rest = {config: one for config, one in space.evaluations.items() if config != best}
-    replayed = replay(replace(space, evaluations=rest), trials=200, timeout_s=1e9)
+    replayed = replay(replace(space, evaluations=rest), trials=200, budget_s=1e9)
     assert replace(replayed, recorded=space).until(0.0) is None
 
 
@@ -73,8 +73,19 @@ def test_compiling_takes_simulated_time_on_every_core(space: Recorded) -> None:
 
 
 def test_the_time_limit_is_simulated(space: Recorded) -> None:
-    replayed = replay(space, trials=1000, timeout_s=3.0)
+    replayed = replay(space, trials=1000, budget_s=3.0)
     assert 3.0 <= replayed.seconds < 5.0 and 3 <= len(replayed.found) < 40
+
+
+def test_it_ends_when_little_is_left_to_gain() -> None:
+    """And has the best config by then, of a space that is large enough for the forest to tell."""
+    space = synthetic_space(PROBLEM, 200)
+    replayed = replay(space, trials=1000, budget_s=1e9, until=0.01)
+    assert 48 <= len(replayed.found) < 120 and replayed.until(0.01) is not None
+    assert (
+        replayed.ended.endswith("of the best one's time") and "none is expected to save more than 0." in replayed.ended
+    )
+    assert replay(space, trials=50, budget_s=1e9, until=1e-9).ended == "50 candidates were evaluated"
 
 
 def test_what_spills_too_much_is_refused_as_in_a_search(space: Recorded) -> None:
@@ -108,6 +119,7 @@ def test_the_command_searches_a_file(space: Recorded, tmp_path: Path, kgen: Call
     assert code == 0 and found["evaluations"] == 30 and found["configs"] == 60
     assert found["best_us"] >= found["best_recorded_us"] == space.best.latency_us
     code, said = kgen("tune", "--replay", str(path), "--trials", "30")
+    assert found["ended"] == "30 candidates were evaluated" and f"the search ended: {found['ended']}\n" in said.out
     assert code == 0 and f"best {found['best_us']:.1f} us of {found['best_recorded_us']:.1f} us recorded" in said.out
     path.write_bytes(path.read_bytes()[:-3])
     code, said = kgen("tune", "--replay", str(path))
@@ -118,4 +130,4 @@ def test_the_command_searches_a_file(space: Recorded, tmp_path: Path, kgen: Call
 
 def test_limits_must_be_positive(space: Recorded) -> None:
     with pytest.raises(ProblemError, match="trials must be greater than 0"):
-        replay(space, trials=0, timeout_s=1)
+        replay(space, trials=0, budget_s=1)

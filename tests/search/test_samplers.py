@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from kgen.search import samplers
+from kgen.search.evaluate import Evaluation
 from kgen.search.features import ABSENT, Featurizer
+from kgen.search.objectives import parse_objectives, set_objectives
 from kgen.search.replay import replay
 from kgen.search.samplers import SAMPLERS, check_sampler, make_sampler
 from kgen.search.space import Space, recorded_space
@@ -21,6 +25,7 @@ from kgen.blocks.convfirst import config_from_json, plan
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.errors import StudyError
 from kgen.model import predict_us
+from kgen.worker import Outcome
 
 PROBLEM = ConvFirst(2, 7, 7, 64)
 FAST = ("kgen", "tpe", "random", "cmaes")
@@ -41,7 +46,7 @@ def plan_of(config: Any) -> Any:
 @pytest.mark.parametrize("name", [installed(name) for name in SAMPLERS])
 def test_each_proposal_is_listed_and_new(name: str) -> None:
     trials = 60 if name in ("tpe", "random") else 24
-    replayed = replay(synthetic_space(PROBLEM, 60), trials=trials, timeout_s=1e9, sampler=name, seed=1)
+    replayed = replay(synthetic_space(PROBLEM, 60), trials=trials, budget_s=1e9, sampler=name, seed=1)
     configs = [config for config, _ in replayed.found]
     assert len(configs) == len(set(configs)) >= min(trials, 55)
 
@@ -49,7 +54,7 @@ def test_each_proposal_is_listed_and_new(name: str) -> None:
 @pytest.mark.parametrize("name", [installed(name) for name in FAST])
 def test_equal_seeds_propose_alike(name: str) -> None:
     runs = [
-        replay(synthetic_space(PROBLEM, 60), trials=25, timeout_s=1e9, sampler=name, seed=seed) for seed in (1, 1, 2)
+        replay(synthetic_space(PROBLEM, 60), trials=25, budget_s=1e9, sampler=name, seed=seed) for seed in (1, 1, 2)
     ]
     assert runs[0].found == runs[1].found != runs[2].found
 
@@ -81,7 +86,7 @@ def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
     space = synthetic_space(PROBLEM, 200)
 
     def evaluations(name: str) -> float:
-        runs = (replay(space, trials=90, timeout_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
+        runs = (replay(space, trials=90, budget_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
         return median(run.until(0.0) or 91 for run in runs)
 
     assert evaluations("kgen") <= evaluations("random") / 3
@@ -89,7 +94,7 @@ def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
 
 def test_the_first_are_the_models_favourites_of_each_side() -> None:
     recorded = synthetic_space(PROBLEM, 60)
-    first = [config for config, _ in replay(recorded, trials=4, timeout_s=1e9).found]
+    first = [config for config, _ in replay(recorded, trials=4, budget_s=1e9).found]
     assert len({config.boundary for config in first}) == 4
 
     def predicted(config: Any) -> float:
@@ -165,3 +170,114 @@ def test_unknown_or_missing_samplers_are_sentences(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="sampler cmaes needs cmaes, but it is not installed; pip install cmaes"):
         check_sampler("cmaes")
+
+
+def test_what_takes_one_objective_says_so() -> None:
+    with pytest.raises(StudyError, match="cmaes takes one objective, but got 2; choose kgen, tpe, random or gp"):
+        check_sampler("cmaes", objectives=2)
+    for name, count in (("tpe", 1), ("kgen", 2)):
+        with pytest.raises(StudyError, match=f"--until needs the sampler kgen and one .*, but got {name} and {count};"):
+            check_sampler(name, objectives=count, until=True)
+    check_sampler("kgen", until=True)
+
+
+def traded(name: str, seed: int, trials: int) -> float:
+    """The area that a search's Pareto set dominates, where energy falls with a latency only down to a point.
+
+    Figures are those of a synthetic space, as shares of its least ones; the area is that within four times the least.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    recorded = synthetic_space(PROBLEM, 200)
+    space = recorded_space(config_from_json, list(recorded.evaluations))
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    set_objectives(study, parse_objectives("efficiency,energy"))
+    study.sampler = make_sampler(name, space, study, plan_of, seed)
+    while len(study.trials) < trials:
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        evaluation = recorded.evaluations[config]
+        if evaluation.outcome is Outcome.OK:
+            study.tell(trial, [evaluation.efficiency or 0.0, energy_of(config, evaluation)])
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+    passed = {config: one for config, one in recorded.evaluations.items() if one.outcome is Outcome.OK}
+    least_j = min(energy_of(config, one) for config, one in passed.items())
+    points = {
+        (recorded.best.efficiency or 0.0) / trial.values[0]: trial.values[1] / least_j for trial in study.best_trials
+    }
+    corners = [*sorted(x for x in points if x < 4), 4.0]
+    return sum((right - x) * max(0.0, 4.0 - points[x]) for x, right in pairwise(corners))
+
+
+def energy_of(config: Any, evaluation: Evaluation) -> float:
+    """Of a GPU whose power is less with fewer threads."""
+    threads = max(kernel.threads for kernel in plan_of(config).kernels)
+    return (evaluation.latency_us or 0.0) * (threads / 128) ** 0.7
+
+
+@pytest.mark.parametrize("name", [installed(name) for name in ("tpe", "gp")])
+def test_optunas_samplers_search_for_a_pareto_set(name: str) -> None:
+    """Beyond the ten evaluations of a side that they choose by chance."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = make_space(), optuna.create_study(directions=["maximize", "minimize"])
+    study.sampler = sampler = make_sampler(name, space, study, plan_of, 0)
+    told = []
+    for _ in range(26):
+        trial = study.ask()
+        config: Any = space.suggest(trial)
+        space.take(config)
+        told.append(config)
+        study.tell(trial, [efficiency_of(config), float(config.columns)])
+    assert len(set(told)) == 26 and len(study.best_trials) > 1
+    shadows = sampler._shadows.values()  # type: ignore[attr-defined]
+    assert max(len(shadow.get_trials(states=(TrialState.COMPLETE,))) for shadow in shadows) > 12
+
+
+def test_kgens_own_finds_more_of_a_pareto_set_than_chance() -> None:
+    whole = traded("random", 0, 200)
+    own = [traded("kgen", seed, 24) / whole for seed in range(2)]
+    chance = [traded("random", seed, 24) / whole for seed in range(3)]
+    assert min(own) > 0.9 and median(own) > median(chance) + 0.05, (own, chance)
+
+
+def test_equal_seeds_propose_alike_for_several_objectives() -> None:
+    assert traded("kgen", 1, 12) == traded("kgen", 1, 12)
+
+
+def test_an_expected_gain_is_told_once_the_forest_is_to_be_believed_and_falls() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    recorded = synthetic_space(PROBLEM, 200)
+    space, study = (
+        recorded_space(config_from_json, list(recorded.evaluations)),
+        optuna.create_study(direction="maximize"),
+    )
+    study.sampler = sampler = make_sampler("kgen", space, study, plan_of, 0)
+    gains: list[float | None] = []
+    while len(space):
+        trial = study.ask()
+        config = space.suggest(trial)
+        space.take(config)
+        evaluation = recorded.evaluations[config]
+        passed = evaluation.outcome is Outcome.OK
+        study.tell(
+            trial, evaluation.efficiency if passed else None, TrialState.COMPLETE if passed else TrialState.PRUNED
+        )
+        gains.append(sampler.expected_gain)
+    assert gains[:47] == [None] * 47 and gains[-1] is None, "and when nothing is left there is nothing to say"
+    told = [gain for gain in gains if gain is not None]
+    assert all(0 <= gain < 1 for gain in told) and len(told) > 100
+    assert median(told[-40:]) < max(told) / 4
+
+
+def test_an_expected_gain_is_the_integral_that_it_is_said_to_be() -> None:
+    """Of one config whose log2 is expected 0.1 above the best's, give or take 0.2."""
+    space, study = real_space(), optuna.create_study(direction="maximize")
+    sampler: Any = make_sampler("kgen", space, study, plan_of, 0)
+    config, *others = space.left
+    for other in others:
+        space.take(other)
+    sampler._evaluated = {other: np.array([5.0 + number]) for number, other in enumerate(others[:50])}
+    sampler._expected = {config: (5.1, 0.2)}
+    drawn = np.random.default_rng(0).normal(5.1, 0.2, 1_000_000)
+    assert sampler.expected_gain == pytest.approx(np.maximum(0, 1 - 2 ** (drawn - 5.0)).mean(), rel=0.01)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kgen.search.objectives import objectives_of, parse_objectives
 from kgen.search.retry import RETRY_OF, SEEDED
 from kgen.search.storage import open_study, read_studies
 from optuna.trial import TrialState
@@ -38,6 +39,19 @@ def test_a_study_is_there_when_it_is_opened_again(kind: str, tmp_path: Path) -> 
         assert study.best_value == 0.5
     with open_study(storage, "two") as study:
         assert study.trials == []
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_study_keeps_its_objectives(kind: str, tmp_path: Path) -> None:
+    storage, objectives = storages(tmp_path)[kind], parse_objectives("latency,energy")
+    for best in (0, 1):
+        with open_study(storage, "one", objectives) as study:
+            assert objectives_of(study) == objectives and len(study.best_trials) == best
+            trial = study.ask()
+            trial.suggest_int("x", 0, 9)
+            study.tell(trial, [0.5 - best, 0.01 + best])
+    (found,) = read_studies(str(storage))
+    assert objectives_of(found) == objectives
 
 
 def test_the_default_is_a_journal_in_the_cache(cache: Path) -> None:

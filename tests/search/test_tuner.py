@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import pytest
 from kgen.search import Found, SearchInterrupted, Snapshot, find, helpers, open_bench, shared, silent, tune, tuner
 from kgen.search.about import About
+from kgen.search.objectives import parse_objectives
 from kgen.search.shared import PROCESS
 from kgen.search.storage import open_study, read_studies
 from optuna.trial import TrialState
@@ -26,12 +27,13 @@ from optuna.trial import TrialState
 from kgen import tuned
 from kgen.blocks.convfirst import choices, favourites
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.budget import Budget
 from kgen.compile import Cubin, Resources
 from kgen.devices import Device, find_device, local_devices
 from kgen.env import nvrtc_version
-from kgen.errors import CompileError, ProblemError, StudyError, TunedConfigError
+from kgen.errors import CompileError, DeviceError, ProblemError, StudyError, TunedConfigError
 from kgen.machine import efficiency
-from kgen.tuned import Measurement
+from kgen.tuned import Measurement, load_file
 from kgen.worker import Job, Outcome, Result
 
 NAMED = find_device("h200")
@@ -137,19 +139,19 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_measured_search_saves_the_best(fakes: type[FakeWorker], tmp_path: Path) -> None:
-    entry = tune(PROBLEM, LOCAL, trials=5, timeout_s=60, out=tmp_path / "out")
+    entry = tune(PROBLEM, LOCAL, trials=5, budget_s=60, out=tmp_path / "out")
     assert entry.measured is not None and entry.measured.median_us == 11.0  # the first is the fastest
     assert (entry.trials, entry.error, entry.problem) == (5, 1e-4, PROBLEM)
     assert entry.modelled_us is not None and entry.intensity > 0 and 0 < entry.attainable_efficiency <= 1
     (saved,) = entries(tmp_path / "out")
     assert saved["measured"]["median_us"] == 11.0 and saved["config"] == entry.config.to_json()
-    tune(PROBLEM, LOCAL, trials=6, timeout_s=60)
+    tune(PROBLEM, LOCAL, trials=6, budget_s=60)
     assert entries(tmp_path / "user")[0]["trials"] == 6
 
 
 def test_the_study_says_what_it_is_of(fakes: type[FakeWorker], tmp_path: Path) -> None:
     for _ in range(2):
-        tune(PROBLEM, LOCAL, trials=1, timeout_s=60, storage=str(tmp_path / "a.journal"))
+        tune(PROBLEM, LOCAL, trials=1, budget_s=60, storage=str(tmp_path / "a.journal"))
         (study,) = read_studies(str(tmp_path / "a.journal"))
         assert About.read(study) == About(PROBLEM, LOCAL)
 
@@ -163,7 +165,7 @@ def test_every_improvement_is_saved_at_once(fakes: type[FakeWorker], tmp_path: P
         return timed_at(100.0 - 10 * number)
 
     fakes.answer = staticmethod(answer)
-    tune(PROBLEM, LOCAL, trials=4, timeout_s=60, out=tmp_path / "out")
+    tune(PROBLEM, LOCAL, trials=4, budget_s=60, out=tmp_path / "out")
     assert seen == [90.0, 80.0, 70.0]
 
 
@@ -177,7 +179,7 @@ def test_the_final_decides_what_is_saved_and_who_tied(fakes: type[FakeWorker], t
 
     fakes.run_together = run_together  # type: ignore[method-assign]
     fakes.latency_us = 1000.0  # one more each, so that all are near each other
-    only = {"timeout_s": 60, "out": tmp_path, "sampler": "kgen", "seed": 0, "progress": silent}
+    only = {"budget": Budget(60), "out": tmp_path, "sampler": "kgen", "seed": 0, "progress": silent}
     first = find(PROBLEM, LOCAL, trials=5, storage=str(tmp_path / "1"), **only).entry
     (configs,) = finals
     assert len(configs) == 5 and first.measured is not None and first.measured.median_us in (19.99, 20.0)
@@ -189,7 +191,7 @@ def test_the_final_decides_what_is_saved_and_who_tied(fakes: type[FakeWorker], t
 
 
 def test_ctrl_c_in_a_later_search_keeps_what_a_final_found(fakes: type[FakeWorker], tmp_path: Path) -> None:
-    first = tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path, storage=str(tmp_path / "1"))
+    first = tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=tmp_path, storage=str(tmp_path / "1"))
     before = entries(tmp_path)
 
     def answer(number: int) -> Result | None:
@@ -200,7 +202,7 @@ def test_ctrl_c_in_a_later_search_keeps_what_a_final_found(fakes: type[FakeWorke
     fakes.answer = staticmethod(answer)
     fakes.latency_us = 20.0
     with pytest.raises(SearchInterrupted) as caught:
-        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path, storage=str(tmp_path / "2"))
+        tune(PROBLEM, LOCAL, trials=9, budget_s=60, out=tmp_path, storage=str(tmp_path / "2"))
     assert caught.value.found is not None and caught.value.found.entry.config == first.config
     assert entries(tmp_path) == before and first.tied == ()
 
@@ -211,7 +213,7 @@ def test_what_failed_in_the_final_does_not_stay_saved(fakes: type[FakeWorker], t
 
     fakes.run_together = run_together  # type: ignore[method-assign]
     fakes.latency_us = 1000.0
-    entry = tune(PROBLEM, LOCAL, trials=3, timeout_s=60, out=tmp_path)
+    entry = tune(PROBLEM, LOCAL, trials=3, budget_s=60, out=tmp_path)
     assert entry.measured is not None and entry.measured.median_us == 20.0
     (saved,) = entries(tmp_path)
     assert saved["config"] == entry.config.to_json()
@@ -219,7 +221,7 @@ def test_what_failed_in_the_final_does_not_stay_saved(fakes: type[FakeWorker], t
 
 def test_a_modelled_search_has_no_final(fakes: type[FakeWorker], tmp_path: Path) -> None:
     fakes.run_together = None  # type: ignore[method-assign, assignment]
-    assert tune(PROBLEM, NAMED, trials=2, timeout_s=60, out=tmp_path).tied is None
+    assert tune(PROBLEM, NAMED, trials=2, budget_s=60, out=tmp_path).tied is None
 
 
 def test_ctrl_c_keeps_the_best_so_far(fakes: type[FakeWorker], tmp_path: Path) -> None:
@@ -230,11 +232,11 @@ def test_ctrl_c_keeps_the_best_so_far(fakes: type[FakeWorker], tmp_path: Path) -
 
     fakes.answer = staticmethod(answer)
     with pytest.raises(SearchInterrupted) as caught:
-        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out")
+        tune(PROBLEM, LOCAL, trials=9, budget_s=60, out=tmp_path / "out")
     assert caught.value.found is not None and caught.value.found.entry.trials == 2
     assert entries(tmp_path / "out")[0]["trials"] == 2
     fakes.answer = staticmethod(lambda number: None)
-    assert tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out").trials == 9
+    assert tune(PROBLEM, LOCAL, trials=9, budget_s=60, out=tmp_path / "out").trials == 9
 
 
 def test_ctrl_c_before_anything_was_found(fakes: type[FakeWorker], tmp_path: Path) -> None:
@@ -243,14 +245,14 @@ def test_ctrl_c_before_anything_was_found(fakes: type[FakeWorker], tmp_path: Pat
 
     fakes.answer = staticmethod(answer)
     with pytest.raises(SearchInterrupted) as caught:
-        tune(PROBLEM, LOCAL, trials=9, timeout_s=60, out=tmp_path / "out")
+        tune(PROBLEM, LOCAL, trials=9, budget_s=60, out=tmp_path / "out")
     assert caught.value.found is None and not (tmp_path / "out").exists()
 
 
 def test_wrong_ones_are_passed_over_in_a_modelled_search(fakes: type[FakeWorker], tmp_path: Path) -> None:
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "it is wrong") if number < 3 else None)
     snapshots: list[Snapshot] = []
-    entry = tune(PROBLEM, NAMED, trials=8, timeout_s=60, out=tmp_path / "out", progress=snapshots.append)
+    entry = tune(PROBLEM, NAMED, trials=8, budget_s=60, out=tmp_path / "out", progress=snapshots.append)
     assert entry.measured is None and entry.modelled_us is not None and entry.error == 1e-4
     assert snapshots[-1].failures["wrong_answer"] == 2 and not snapshots[-1].measured
     assert entries(tmp_path / "out")[0]["measured"] is None
@@ -259,22 +261,22 @@ def test_wrong_ones_are_passed_over_in_a_modelled_search(fakes: type[FakeWorker]
 def test_a_search_in_which_nothing_passes_says_why(fakes: type[FakeWorker], tmp_path: Path) -> None:
     fakes.answer = staticmethod(lambda number: Result(Outcome.CRASHED, "the sky fell"))
     with pytest.raises(StudyError, match=r"none did .*3 crashed.*the sky fell"):
-        tune(PROBLEM, LOCAL, trials=3, timeout_s=60, out=tmp_path / "out")
+        tune(PROBLEM, LOCAL, trials=3, budget_s=60, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_modelled_entry_never_replaces_a_measured_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
-    tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out")
+    tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=tmp_path / "out")
     before = (tmp_path / "out" / FILE).read_bytes()
     with pytest.raises(TunedConfigError, match="must not replace a measured entry"):
-        tune(PROBLEM, NAMED, trials=2, timeout_s=60, out=tmp_path / "out")
+        tune(PROBLEM, NAMED, trials=2, budget_s=60, out=tmp_path / "out")
     assert (tmp_path / "out" / FILE).read_bytes() == before
-    tune(replace(PROBLEM, batch=2), NAMED, trials=2, timeout_s=60, out=tmp_path / "out")
+    tune(replace(PROBLEM, batch=2), NAMED, trials=2, budget_s=60, out=tmp_path / "out")
     assert len(entries(tmp_path / "out")) == 2
 
 
 def test_searches_one_after_the_other_may_share_a_bench(fakes: type[FakeWorker], tmp_path: Path) -> None:
-    only = {"timeout_s": 60, "sampler": "kgen", "seed": 0, "progress": silent, "out": tmp_path, "storage": None}
+    only = {"budget": Budget(60), "sampler": "kgen", "seed": 0, "progress": silent, "out": tmp_path, "storage": None}
     with open_bench(LOCAL) as bench:
         worker = bench._worker
         for batch in (1, 2):
@@ -286,7 +288,7 @@ def test_searches_one_after_the_other_may_share_a_bench(fakes: type[FakeWorker],
 
 def test_a_slower_measurement_does_not_replace_a_faster_one(fakes: type[FakeWorker], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    only = {"timeout_s": 60, "out": out, "sampler": "kgen", "seed": 0, "progress": silent}
+    only = {"budget": Budget(60), "out": out, "sampler": "kgen", "seed": 0, "progress": silent}
     fakes.answer = staticmethod(lambda number: Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None)
     first = find(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "1"), **only)
     fakes.latency_us = 50.0
@@ -307,12 +309,12 @@ def test_of_two_tuners_of_a_problem_the_slower_never_replaces_the_faster(
     def answer(number: int) -> Result | None:
         if number == 2:
             fakes.latency_us, fakes.answer = 1.0, staticmethod(lambda number: None)
-            tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=out, storage=str(tmp_path / "2"), seed=1)
+            tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=out, storage=str(tmp_path / "2"), seed=1)
             fakes.latency_us = 30.0
         return Result(Outcome.WRONG_ANSWER, "no") if number == 1 else None
 
     fakes.answer = staticmethod(answer)
-    slower = {"timeout_s": 60, "out": out, "storage": str(tmp_path / "1"), "sampler": "kgen", "seed": 0}
+    slower = {"budget": Budget(60), "out": out, "storage": str(tmp_path / "1"), "sampler": "kgen", "seed": 0}
     found = find(PROBLEM, LOCAL, trials=4, progress=silent, **slower)
     assert found.kept is not None and found.kept.measured is not None and found.kept.measured.median_us == 2.0
     assert [one["measured"]["median_us"] for one in entries(out)] == [2.0]
@@ -321,8 +323,8 @@ def test_of_two_tuners_of_a_problem_the_slower_never_replaces_the_faster(
 def test_a_full_disk_ends_the_search_with_a_sentence_and_keeps_file_and_study(
     fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, where = tmp_path / "out", {"timeout_s": 60, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
-    tune(replace(PROBLEM, batch=2), LOCAL, trials=1, timeout_s=60, out=out)
+    out, where = tmp_path / "out", {"budget_s": 60, "out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
+    tune(replace(PROBLEM, batch=2), LOCAL, trials=1, budget_s=60, out=out)
     before = (out / FILE).read_bytes()
 
     def full(*_: object) -> None:
@@ -375,9 +377,9 @@ def forked(fakes: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helpers, "CONTEXT", multiprocessing.get_context("fork"))  # which inherits the fakes
 
 
-def find_on_two(tmp_path: Path, trials: int, *, timeout_s: float = 60, **more: Any) -> Found:
+def find_on_two(tmp_path: Path, trials: int, *, budget_s: float = 60, **more: Any) -> Found:
     others, out = [replace(LOCAL, ordinal=1)], tmp_path / "out"
-    only = {"timeout_s": timeout_s, "seed": 0, "progress": silent, "storage": None, "sampler": "kgen"} | more
+    only = {"budget": Budget(budget_s), "seed": 0, "progress": silent, "storage": None, "sampler": "kgen"} | more
     return find(PROBLEM, LOCAL, others=others, trials=trials, out=out, **only)
 
 
@@ -421,7 +423,7 @@ def test_a_gpus_process_that_dies_leaves_its_candidates_to_the_others(
 
 def tune_ever_faster(storage: str, out: Path, seed: int) -> None:
     """A tuner whose every candidate is the best so far, and saved."""
-    tune(PROBLEM, LOCAL, trials=10_000, timeout_s=60, out=out, storage=storage, seed=seed)
+    tune(PROBLEM, LOCAL, trials=10_000, budget_s=60, out=out, storage=storage, seed=seed)
 
 
 @pytest.mark.slow
@@ -483,42 +485,133 @@ def test_a_corrupt_file_is_refused_before_the_search(fakes: type[FakeWorker], tm
     path.parent.mkdir(parents=True)
     path.write_bytes(b'{"schema_version": 1, "entr')
     with pytest.raises(TunedConfigError, match="corrupt or truncated"):
-        tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out")
+        tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=tmp_path / "out")
     assert path.read_bytes() == b'{"schema_version": 1, "entr'
 
 
 def test_a_folder_that_cannot_be_written(fakes: type[FakeWorker], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TunedConfigError, match="must be writable"):
-        tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "file")
-    assert tune(PROBLEM, LOCAL, trials=2, timeout_s=60, out=tmp_path / "out").trials == 2
+        tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=tmp_path / "file")
+    assert tune(PROBLEM, LOCAL, trials=2, budget_s=60, out=tmp_path / "out").trials == 2
 
 
-@pytest.mark.parametrize("limits", [{"trials": 0, "timeout_s": 1}, {"trials": 1, "timeout_s": 0}])
-def test_limits_must_be_positive(limits: dict[str, int]) -> None:
+@pytest.mark.parametrize("limits", [{"trials": 0}, {"trials": 1, "until": 0.0}])
+def test_limits_must_be_positive(limits: dict[str, Any]) -> None:
     with pytest.raises(ProblemError, match="must be greater than 0"):
-        tune(PROBLEM, NAMED, **limits)  # type: ignore[arg-type]
+        tune(PROBLEM, NAMED, budget_s=60, **limits)
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 0.01])
+def test_a_budget_too_small_for_one_candidate_is_a_sentence_and_loses_nothing(
+    budget_s: float, fakes: type[FakeWorker], tmp_path: Path
+) -> None:
+    where: dict[str, Any] = {"out": tmp_path / "out", "storage": str(tmp_path / "a.journal")}
+    tune(replace(PROBLEM, batch=2), LOCAL, trials=1, budget_s=60, **where)
+    before = (tmp_path / "out" / FILE).read_bytes()
+    sentence = rf"a budget must suffice for one candidate of convfirst\(.*, but {budget_s:g} s for it were spent before"
+    with pytest.raises(StudyError, match=sentence):
+        tune(PROBLEM, LOCAL, trials=3, budget_s=budget_s, **where)
+    assert (tmp_path / "out" / FILE).read_bytes() == before
+    assert tune(PROBLEM, LOCAL, trials=3, budget_s=60, **where).trials == 3
+    kept = tune(PROBLEM, LOCAL, trials=9, budget_s=0.01, **where)
+    assert kept.trials == 3, "what an earlier run found is an answer"
+
+
+class Trading:
+    """Measurements of which the nth is slower and needs less energy than those before, but for the fifth."""
+
+    def __call__(self, number: int) -> Result:
+        time_us, energy_j = (90.0, 0.09) if number == 5 else (10.0 + number, 0.02 - 0.001 * number)
+        measured = Measurement(time_us, time_us, time_us, 1 / time_us, 1e-4, energy_j=energy_j)
+        return Result(Outcome.OK, measured=measured, error=1e-4)
+
+
+def test_several_objectives_save_the_pareto_set_with_the_firsts_best(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuner, "check_energy", lambda device: None)
+    fakes.answer = staticmethod(Trading())
+    only: dict[str, Any] = {"trials": 8, "budget_s": 60, "out": tmp_path / "out"}
+    entry = tune(PROBLEM, LOCAL, objectives=parse_objectives("latency,energy"), **only)
+    assert entry.measured is not None and entry.measured.median_us == 11.0 and entry.objective == "efficiency,energy"
+    assert entry.pareto is not None
+    assert [point.latency_us for point in entry.pareto] == [11.0, 12.0, 13.0, 14.0, 16.0, 17.0, 18.0]
+    assert [point.energy_j for point in entry.pareto] == pytest.approx(
+        [0.019, 0.018, 0.017, 0.016, 0.014, 0.013, 0.012]
+    )
+    assert entry.pareto[0].config == entry.config
+    saved = load_file(tmp_path / "out" / FILE).entries[0]
+    assert saved.pareto is not None and [one.config for one in saved.pareto] == [one.config for one in entry.pareto]
+
+    fakes.answer = staticmethod(Trading())
+    least = tune(PROBLEM, LOCAL, objectives=parse_objectives("energy"), **only)
+    assert least.measured is not None and least.measured.energy_j == pytest.approx(0.012)
+    assert (least.objective, least.pareto) == ("energy", None)
+    assert [one["measured"]["median_us"] for one in entries(tmp_path / "out")] == [18.0], "asked for, though slower"
+
+    journals = (tmp_path / "cache" / "studies").glob("*.journal")
+    studies = [study for journal in journals for study in read_studies(str(journal))]
+    names = sorted((study.metric_names for study in studies), key=str)
+    assert names == [["efficiency", "energy"], ["energy"]], "trials of other objectives cannot be compared"
+
+
+def test_of_two_searches_for_energy_the_one_that_needs_more_does_not_replace_the_other(
+    fakes: type[FakeWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuner, "check_energy", lambda device: None)
+    only: dict[str, Any] = {"budget_s": 60, "out": tmp_path, "objectives": parse_objectives("energy")}
+    fakes.answer = staticmethod(Trading())
+    tune(PROBLEM, LOCAL, trials=4, storage=str(tmp_path / "1"), **only)
+    fakes.answer = staticmethod(lambda number: Trading()(1) if number > 1 else Result(Outcome.WRONG_ANSWER, "no"))
+    tune(PROBLEM, LOCAL, trials=2, storage=str(tmp_path / "2"), **only)
+    assert entries(tmp_path)[0]["measured"] == {
+        "median_us": 14.0,
+        "p20_us": 14.0,
+        "p80_us": 14.0,
+        "efficiency": 0.07143,
+        "error": 1e-4,
+        "energy_j": 0.016,
+    }
+
+
+def test_energy_needs_a_gpu_and_nothing_is_begun_without(tmp_path: Path, fakes: type[FakeWorker]) -> None:
+    with pytest.raises(
+        DeviceError, match="energy is measured on a GPU of this machine only, but h200 is a datasheet's"
+    ):
+        tune(PROBLEM, NAMED, trials=2, budget_s=60, objectives=parse_objectives("efficiency,energy"))
+    assert not (tmp_path / "cache" / "studies").exists()
+
+
+def test_error_is_an_objective_of_a_modelled_search_too(fakes: type[FakeWorker], tmp_path: Path) -> None:
+    """Every candidate is verified then, though the model has it slower than the best."""
+    fakes.answer = staticmethod(lambda number: Result(Outcome.OK, error=1e-4 / number))
+    entry = tune(PROBLEM, NAMED, trials=6, budget_s=60, out=tmp_path, objectives=parse_objectives("error,latency"))
+    assert entry.measured is None and entry.error == pytest.approx(1e-4 / 6) and entry.pareto is not None
+    assert entry.pareto[0].error == entry.error and entry.pareto[0].energy_j is None
+    slower = sorted(entry.pareto, key=lambda point: point.error)
+    assert [point.latency_us for point in slower] == sorted((one.latency_us for one in slower), reverse=True)
 
 
 def test_missing_tools_are_named_and_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(tuner.env, "nvrtc_version", lambda: "13.0")
     with pytest.raises(CompileError, match="CXX must name a working"):
-        tune(PROBLEM, NAMED, trials=2, timeout_s=60)
+        tune(PROBLEM, NAMED, trials=2, budget_s=60)
     monkeypatch.setattr(tuner.env, "nvrtc_version", lambda: None)
     with pytest.raises(CompileError, match="install them"):
-        tune(PROBLEM, NAMED, trials=2, timeout_s=60)
+        tune(PROBLEM, NAMED, trials=2, budget_s=60)
     assert not (tmp_path / "cache" / "studies").exists()
 
 
 @needs_nvrtc
 @pytest.mark.timeout(180)
 def test_a_search_without_a_gpu(tmp_path: Path) -> None:
-    entry = tune(PROBLEM, NAMED, trials=3, timeout_s=120, out=tmp_path / "out")
+    entry = tune(PROBLEM, NAMED, trials=3, budget_s=120, out=tmp_path / "out")
     assert entry.measured is None and entry.trials == 3
     assert entry.error is not None and 0 < entry.error < 1e-2
     assert list((tmp_path / "cache" / "kernels").glob("*.cubin"))
-    resumed = tune(PROBLEM, NAMED, trials=3, timeout_s=120, out=tmp_path / "again")
+    resumed = tune(PROBLEM, NAMED, trials=3, budget_s=120, out=tmp_path / "again")
     assert resumed.config == entry.config and resumed.trials == 3
 
 
@@ -527,7 +620,7 @@ def test_a_search_without_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
     only = {
-        "timeout_s": 120,
+        "budget": Budget(120),
         "out": tmp_path / "out",
         "storage": str(tmp_path / "a.journal"),
         "sampler": "kgen",
@@ -543,16 +636,31 @@ def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_search_with_a_gpu(tmp_path: Path) -> None:
     problem, device = ConvFirst(4, 14, 14, 64), local_devices()[0]
-    entry = tune(problem, device, trials=6, timeout_s=120, out=tmp_path / "out")
+    entry = tune(problem, device, trials=6, budget_s=120, out=tmp_path / "out")
     assert entry.measured is not None and entry.trials == 6
     assert 0 < entry.measured.p20_us <= entry.measured.median_us <= entry.measured.p80_us
     assert 0 < entry.measured.efficiency < 1
     assert entry.measured.shots is not None and entry.measured.shots >= 5 and entry.tied is not None
     again = tune(
-        problem, device, trials=6, timeout_s=120, out=tmp_path / "again", storage=str(tmp_path / "again.journal")
+        problem, device, trials=6, budget_s=120, out=tmp_path / "again", storage=str(tmp_path / "again.journal")
     )
     assert again.tied is not None
     assert again.config in (entry.config, *entry.tied) or entry.config in again.tied
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(300)
+def test_a_search_for_a_pareto_set_with_a_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("pynvml")
+    problem, device = ConvFirst(32, 28, 28, 128), local_devices()[0]
+    objectives = parse_objectives("latency,energy")
+    entry = tune(problem, device, trials=30, budget_s=200, out=tmp_path / "out", objectives=objectives)
+    assert entry.measured is not None and entry.pareto is not None
+    assert entry.pareto[0].energy_j == entry.measured.energy_j is not None
+    times, energies = [one.latency_us for one in entry.pareto], [one.energy_j or 0.0 for one in entry.pareto]
+    assert times == sorted(times) and energies == sorted(energies, reverse=True)
+    for time_us, energy_j in zip(times, energies, strict=True):
+        assert 10 < energy_j / (time_us * 1e-6) < 1200, "watts"
 
 
 @pytest.mark.gpu
@@ -561,7 +669,7 @@ def test_a_search_with_a_gpu(tmp_path: Path) -> None:
 def test_a_search_with_two_gpus(tmp_path: Path) -> None:
     problem, (first, second) = ConvFirst(4, 14, 14, 64), local_devices()[:2]
     only = {
-        "timeout_s": 200,
+        "budget": Budget(200),
         "out": tmp_path / "out",
         "storage": str(tmp_path / "a.journal"),
         "sampler": "kgen",
