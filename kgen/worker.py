@@ -53,37 +53,44 @@ class Worker:
         ``timeout_s`` limits the candidate alone, not the child's start or the float64 reference of a new problem.
 
         Raises:
-            DeviceError: the child cannot start at all, as when the GPU is gone.
+            DeviceError: the child cannot start, or prepare the problem's case, as when the GPU is gone.
         """
-        child = self._child = self._child or _Child(self._device)
         start = time.perf_counter()
         try:
-            self._await_start(child)
-            result = self._ask(child, job, timeout_s)
+            result = self._ask(self._prepared(job), timeout_s)
         except BaseException:  # Ctrl-C too: the reply to an abandoned job must not be taken for the next one's
             self.close()
             raise
         return replace(result, seconds=time.perf_counter() - start)
 
-    def _await_start(self, child: _Child) -> None:
+    def _prepared(self, job: Job) -> _Child:
+        """A child that is about to run ``job``; one that was killed while it started or waited is replaced, once."""
+        try:
+            return self._prepare(job)
+        except DeviceError:
+            return self._prepare(job)
+
+    def _prepare(self, job: Job) -> _Child:
+        child = self._child = self._child or _Child(self._device)
         try:
             child.await_start(_START_LIMIT_S)
-        except (EOFError, OSError, TimeoutError):
+            child.send(job)
+            child.receive(_PREPARE_LIMIT_S)
+        except (EOFError, OSError):
+            epitaph = child.epitaph()
+            self.close()
             raise DeviceError(
-                f"a worker process for {self._device.name} must start, but it ended with {child.epitaph()}; "
+                f"a worker process for {self._device.name} must start, but it ended with {epitaph}; "
                 "check the GPU and its driver with nvidia-smi"
             ) from None
+        return child
 
-    def _ask(self, child: _Child, job: Job, timeout_s: float) -> Result:
-        limit_s = _PREPARE_LIMIT_S
+    def _ask(self, child: _Child, timeout_s: float) -> Result:
         try:
-            child.send(job)
-            child.receive(limit_s)  # prepared
-            limit_s = timeout_s
-            reply: _Reply = child.receive(limit_s)
+            reply: _Reply = child.receive(timeout_s)
         except TimeoutError:
             self.close()
-            return Result(Outcome.TIMEOUT, f"a candidate must finish within {limit_s:g} s, but it was still running")
+            return Result(Outcome.TIMEOUT, f"a candidate must finish within {timeout_s:g} s, but it was still running")
         except (EOFError, OSError, pickle.UnpicklingError):
             epitaph = child.epitaph()
             self.close()
