@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
 
 from kgen.errors import StudyError
 
@@ -49,19 +52,41 @@ def open_database(url: str) -> RDBStorage:
     return storage
 
 
+class _Patient(RDBStorage):
+    """Repeats what a restart of the server cut off; connecting again waits for it.
+
+    Where it was done before the answer was lost, a trial may be there twice, of which one has no tuner and is freed.
+    """
+
+
+def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return method(*arguments, **options)
+        except StorageInternalError:
+            return method(*arguments, **options)
+
+    return call
+
+
+for _name in (*BaseStorage.__abstractmethods__, "_create_new_trial", "_set_trial_param", "_get_trials"):
+    setattr(_Patient, _name, _repeated(getattr(RDBStorage, _name)))  # all that Optuna's cache of trials calls
+
+
 def _with_tables(url: str) -> RDBStorage:
     """The storage, again when another tuner makes the tables at the same moment."""
     for pause_s in (0.5, 1.0, 2.0):
         try:
-            return connect(url)
+            return connect(url, _Patient)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             time.sleep(pause_s)
-    return connect(url)
+    return connect(url, _Patient)
 
 
-def connect(url: str, **options: Any) -> RDBStorage:
+def connect(url: str, kind: type[RDBStorage] = RDBStorage, **options: Any) -> RDBStorage:
     """The storage at ``url``, which fails at once when the server does not answer; ``options`` are RDBStorage's."""
-    return RDBStorage(url, engine_kwargs=_engine_options(url), **options)
+    return kind(url, engine_kwargs=_engine_options(url), **options)
 
 
 def tables_of(url: str) -> list[str]:
