@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from kgen.errors import StudyError
 
 CONNECT_LIMIT_S = 4
-"""For each address of a host, of which a name may have two."""
+"""For each address of a host, of which a name may have several."""
+ANSWER_LIMIT_S = 9.0
+"""For all of them, and for finding them."""
 RESTART_LIMIT_S = 60.0
 _WITH_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
@@ -90,12 +95,22 @@ def connect(url: str, kind: type[RDBStorage] = RDBStorage, **options: Any) -> RD
 
 
 def tables_of(url: str) -> list[str]:
-    """Names of the tables there."""
+    """Names of the tables there; TimeoutError when nothing answers in time."""
     engine = sqlalchemy.create_engine(url, **_engine_options(url))
-    try:
-        return sqlalchemy.inspect(engine).get_table_names()
-    finally:
+    found: Future[list[str]] = Future()
+
+    def look() -> None:
+        try:
+            found.set_result(sqlalchemy.inspect(engine).get_table_names())
+        except Exception as error:
+            found.set_exception(error)
         engine.dispose()
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        return found.result(ANSWER_LIMIT_S)
+    except futures.TimeoutError:
+        raise TimeoutError(f"no answer within {ANSWER_LIMIT_S:g} s") from None
 
 
 def cannot_open(where: str, error: Exception) -> StudyError:
@@ -106,7 +121,7 @@ def cannot_open(where: str, error: Exception) -> StudyError:
             f"storage {shown(where)} needs the psycopg driver, but it is not installed; "
             "run pip install 'kgen[postgresql]'"
         )
-    if is_server(where) and isinstance(error, sqlalchemy.exc.OperationalError):
+    if is_server(where) and isinstance(error, (sqlalchemy.exc.OperationalError, TimeoutError)):
         return StudyError(
             f"a database must let this machine in, but {host(where)} did not ({detail}); check that it runs, and the "
             f"host, port, user and database of --storage {shown(where)}"
