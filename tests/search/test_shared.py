@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from kgen.search import database as databases
 from kgen.search import shared
 from kgen.search.history import History
@@ -193,3 +194,35 @@ def test_a_server_that_never_answers_is_given_up(limit: str, sentence: str, monk
         ):
             open_study(f"postgresql+psycopg://kgen@127.0.0.1:{port}/x", "one").__enter__()
         assert time.monotonic() - start_s < 3
+
+
+def set_clock(url: str, hours: int) -> None:
+    """Set the server's clock forward, as seen from the heartbeats; back where ``hours`` is negative."""
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as server:
+        server.execute(sqlalchemy.text(f"update trial_heartbeats set heartbeat = heartbeat - interval '{hours} hour'"))
+    engine.dispose()
+
+
+def test_a_clock_that_is_set_back_keeps_no_dead_tuners_trial_running(database: str) -> None:
+    with open_study(database, "one") as study, open_study(database, "one"):
+        begin(study)
+        time.sleep(1.5)  # a heartbeat
+        study.own.clear()  # as if it had been killed
+        set_clock(database, -1)
+        wait_for_none_running(study)
+        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+
+
+def test_a_study_goes_on_while_the_clock_jumps(database: str, tmp_path: Path) -> None:
+    tuners = [start(database, 20, seed, tmp_path / str(seed)) for seed in range(2)]
+    jumps = 0
+    while any(tuner.is_alive() for tuner in tuners):
+        time.sleep(0.3)
+        if most_done(tmp_path / "0"):
+            jumps += 1
+            set_clock(database, (-1) ** jumps)
+    assert jumps > 3 and [tuner.exitcode for tuner in tuners] == [0, 0]
+    with open_study(database, NAME) as study:
+        assert len(evaluated(study)) == len(set(evaluated(study))) >= 20
+        wait_for_none_running(study)
