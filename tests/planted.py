@@ -7,10 +7,13 @@ import signal
 import time
 from typing import Any
 
+import numpy as np
 from stubs import stub
 
 from kgen import render
 from kgen.blocks.convfirst.config import PortableConfig
+from kgen.cases import cached_case
+from kgen.verify import smaller_program
 
 
 class Planted:
@@ -38,6 +41,26 @@ class Replaced(PortableConfig):
         one = cls(**config.to_json())
         object.__setattr__(one, "body", body)
         return one
+
+
+def truth_but(problem: Any, config: Any, device: Any, where: str) -> str:
+    """Body of kernels that write the float64 truth but where ``where``, in C++, says so: there, that of a neighbour."""
+    smaller, _ = smaller_program(problem, config, device)
+    case = cached_case(smaller)
+    _, height, width, channels = case.reference.shape
+    truth = ", ".join(map(str, case.reference[case.index].astype(np.float16).view(np.uint16).ravel()))
+    return f"""
+        static const unsigned short truth[] = {{{truth}}};
+        const int width = {width}, height = {height}, channels = {channels};
+        for (int i = 0; i < batch * height * width * channels; ++i) {{
+            int channel = i % channels, column = i / channels % width, row = i / channels / width % height;
+            int image = i / channels / width / height;
+            y[i] = truth[{where} ? i - 1 : i];
+        }}
+    """
+
+
+LAST_COLUMN = "column == width - 1"
 
 
 def _replace_kernels(fields: dict[str, Any], body: str) -> PortableConfig:

@@ -10,18 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from planted import Planted, Replaced
+from planted import LAST_COLUMN, Planted, Replaced, truth_but
 from stubs import stub
 
 from kgen import render
 from kgen.blocks.convfirst import Problem, default_config, plan
-from kgen.cases import cached_case
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import find_device
 from kgen.errors import DeviceError
-from kgen.verify import smaller_program
 from kgen.worker import Job, Outcome, Worker
 
 H200 = find_device("h200")
@@ -133,24 +130,14 @@ def test_a_wrong_kernel_is_recorded_and_the_next_one_runs(worker, body, outcome,
     ("where", "outcome"),
     [
         ("false", Outcome.OK),
-        ("column == 3", Outcome.WRONG_ANSWER),
-        ("column == 3 && row == 2 && image == batch - 1", Outcome.WRONG_ANSWER),
-        ("channel == 15", Outcome.WRONG_ANSWER),
+        (LAST_COLUMN, Outcome.WRONG_ANSWER),
+        (f"{LAST_COLUMN} && row == height - 1 && image == batch - 1", Outcome.WRONG_ANSWER),
+        ("channel == channels - 1", Outcome.WRONG_ANSWER),
     ],
 )
 def test_a_kernel_that_is_wrong_only_in_the_last_column_is_recorded(worker, where, outcome):
-    """It writes the float64 truth, but in the last column of pixels, or of channels, that of their neighbours."""
-    smaller, _ = smaller_program(PROBLEM, CONFIG, H200)
-    case = cached_case(smaller)
-    truth = ", ".join(map(str, case.reference[case.index].astype(np.float16).view(np.uint16).ravel()))
-    body = f"""
-        static const unsigned short truth[] = {{{truth}}};
-        for (int i = 0; i < batch * 3 * 4 * 16; ++i) {{
-            int channel = i % 16, column = i / 16 % 4, row = i / 64 % 3, image = i / 192;
-            y[i] = truth[{where} ? i - 1 : i];
-        }}
-    """
-    result = worker.run(job(Replaced.of(CONFIG, body)), 60)
+    """Of pixels, or of channels."""
+    result = worker.run(job(Replaced.of(CONFIG, truth_but(PROBLEM, CONFIG, H200, where))), 60)
     assert (result.outcome, "relative error" in result.reason) == (outcome, outcome is not Outcome.OK)
 
 

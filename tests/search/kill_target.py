@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,9 +22,13 @@ DELAY_S = 0.02
 """What a candidate takes."""
 
 
-def start(storage: str, trials: int, seed: int, log: Path) -> BaseProcess:
-    """A tuner that appends to ``log`` how many candidates it knows to have ended, or why its study ended."""
-    process = multiprocessing.get_context("fork").Process(target=_tune, args=(storage, trials, seed, log))
+def start(storage: str, trials: int, seed: int, log: Path, most_bytes: int = resource.RLIM_INFINITY) -> BaseProcess:
+    """A tuner that appends to ``log`` how many candidates it knows to have ended, or why its study ended.
+
+    None of its files may grow beyond ``most_bytes``.
+    """
+    arguments = (storage, trials, seed, log, most_bytes)
+    process = multiprocessing.get_context("fork").Process(target=_tune, args=arguments)
     process.start()
     return process
 
@@ -47,7 +52,9 @@ def wait_for_none_running(study: optuna.Study) -> None:
         time.sleep(0.1)
 
 
-def _tune(storage: str, trials: int, seed: int, log: Path) -> None:
+def _tune(storage: str, trials: int, seed: int, log: Path, most_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+
     def say(what: object) -> None:
         with log.open("a") as file:
             file.write(f"{what}\n")
