@@ -7,7 +7,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -36,11 +35,8 @@ TINY_JOB = Job(TINY, default_config(TINY, NAMED), NAMED, Cubin(b"", "sm_90", "",
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    folder = tmp_path_factory.getbasetemp() / "faults"  # kernels are compiled once
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(folder / "cache"))
-    monkeypatch.setenv("KGEN_TUNED_DIR", str(folder / "tuned"))
-    yield
+def own_folders(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
 
 
 @pytest.fixture
