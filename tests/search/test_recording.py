@@ -227,7 +227,7 @@ def test_every_truncation_of_a_finished_recording_is_refused(tmp_path: Path) -> 
     whole = path.read_bytes()
     for length in range(0, len(whole), 50):
         path.write_bytes(whole[:length])
-        with pytest.raises(RecordError, match="is truncated after|must begin with what it is of"):
+        with pytest.raises(RecordError, match=r"is truncated after|must begin with what it is of"):
             read_recorded(path)
 
 
