@@ -60,38 +60,45 @@ class Worker:
         the candidates alone, not the child's start or the float64 reference of a new problem.
 
         Raises:
-            DeviceError: the child cannot start at all, as when the GPU is gone.
+            DeviceError: the child cannot start, or prepare the problem's case, as when the GPU is gone.
         """
-        child = self._child = self._child or _Child(self._device)
         start = time.perf_counter()
         try:
-            self._await_start(child)
-            results = self._ask(child, jobs, timeout_s)
+            results = self._ask(self._prepared(jobs), jobs, timeout_s)
         except BaseException:  # Ctrl-C too: the reply to an abandoned job must not be taken for the next one's
             self.close()
             raise
         seconds = time.perf_counter() - start
         return tuple(replace(result, seconds=seconds) for result in results)
 
-    def _await_start(self, child: _Child) -> None:
+    def _prepared(self, jobs: Sequence[Job]) -> _Child:
+        """A child that is about to run ``jobs``; one that was killed while it started or waited is replaced, once."""
+        try:
+            return self._prepare(jobs)
+        except DeviceError:
+            return self._prepare(jobs)
+
+    def _prepare(self, jobs: Sequence[Job]) -> _Child:
+        child = self._child = self._child or _Child(self._device)
         try:
             child.await_start(_START_LIMIT_S)
-        except (EOFError, OSError, TimeoutError):
+            child.send(tuple(jobs))
+            child.receive(_PREPARE_LIMIT_S)
+        except (EOFError, OSError):
+            epitaph = child.epitaph()
+            self.close()
             raise DeviceError(
-                f"a worker process for {self._device.name} must start, but it ended with {child.epitaph()}; "
+                f"a worker process for {self._device.name} must start, but it ended with {epitaph}; "
                 "check the GPU and its driver with nvidia-smi"
             ) from None
+        return child
 
     def _ask(self, child: _Child, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
-        limit_s = _PREPARE_LIMIT_S
         try:
-            child.send(tuple(jobs))
-            child.receive(limit_s)  # prepared
-            limit_s = timeout_s
-            reply: _Reply = child.receive(limit_s)
+            reply: _Reply = child.receive(timeout_s)
         except TimeoutError:
             self.close()
-            late = f"a candidate must finish within {limit_s:g} s, but it was still running"
+            late = f"a candidate must finish within {timeout_s:g} s, but it was still running"
             return (Result(Outcome.TIMEOUT, late),) * len(jobs)
         except (EOFError, OSError, pickle.UnpicklingError):
             epitaph = child.epitaph()

@@ -23,20 +23,24 @@ class About:
     device: Device
 
     def join(self, study: optuna.Study) -> None:
-        """Keep this in ``study``, unless an earlier tuner of it, whose GPU must be of the same model, did.
+        """Keep this in ``study`` if it is new; else it must be of this problem, and of GPUs of this model.
 
         Raises:
-            StudyError: it is of another GPU.
+            StudyError: it is of another problem, another GPU, or another kgen.
         """
-        try:
-            before = About.read(study).device
-        except StudyError:  # it is new, or of another kgen
+        if ATTRIBUTE not in study.user_attrs and not study.get_trials(deepcopy=False):
             self.write(study)
             return
-        if _model(before) != _model(self.device):
+        before = About.read(study)
+        if before.problem != self.problem:
+            raise StudyError(
+                f"tuners of a study must be at one problem, but {study.study_name!r} is of {before.problem}, and this "
+                f"is {self.problem}; pass another --storage"
+            )
+        if _model(before.device) != _model(self.device):
             raise StudyError(
                 f"tuners of a study must have GPUs of one model, but {study.study_name!r} has times of "
-                f"{_shown(before)}, and this is {_shown(self.device)}; pass another --storage"
+                f"{_shown(before.device)}, and this is {_shown(self.device)}; pass another --storage"
             )
 
     def write(self, study: optuna.Study) -> None:
@@ -56,14 +60,14 @@ class About:
         if not isinstance(values, dict) or found != SCHEMA_VERSION:
             raise StudyError(
                 f"a study must say what it is of in schema_version {SCHEMA_VERSION}, but {study.study_name!r} has "
-                f"{found!r}; run its kgen tune command again with this kgen, or name another study by --study"
+                f"{found!r}; use the kgen that wrote it, or another --storage or --study"
             )
         try:
             return cls(family(values["family"]).Problem(**values["problem"]), Device(**values["device"]))
         except (KgenError, KeyError, TypeError) as error:
             raise StudyError(
                 f"a study's problem and device must be ones that kgen knows, but those of {study.study_name!r} are not "
-                f"({error}); name another study by --study"
+                f"({error}); use the kgen that wrote it, or another --storage or --study"
             ) from error
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
 
 from kgen.errors import StudyError
 
 CONNECT_LIMIT_S = 4
-"""For each address of a host, of which a name may have two."""
+"""For each address of a host, of which a name may have several."""
+ANSWER_LIMIT_S = 9.0
+"""For all of them, and for finding them."""
 RESTART_LIMIT_S = 60.0
 _WITH_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
@@ -49,28 +57,60 @@ def open_database(url: str) -> RDBStorage:
     return storage
 
 
+class _Patient(RDBStorage):
+    """Repeats what a restart of the server cut off; connecting again waits for it.
+
+    Where it was done before the answer was lost, a trial may be there twice, of which one has no tuner and is freed.
+    """
+
+
+def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return method(*arguments, **options)
+        except StorageInternalError:
+            return method(*arguments, **options)
+
+    return call
+
+
+for _name in (*BaseStorage.__abstractmethods__, "_create_new_trial", "_set_trial_param", "_get_trials"):
+    setattr(_Patient, _name, _repeated(getattr(RDBStorage, _name)))  # all that Optuna's cache of trials calls
+
+
 def _with_tables(url: str) -> RDBStorage:
     """The storage, again when another tuner makes the tables at the same moment."""
     for pause_s in (0.5, 1.0, 2.0):
         try:
-            return connect(url)
+            return connect(url, _Patient)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             time.sleep(pause_s)
-    return connect(url)
+    return connect(url, _Patient)
 
 
-def connect(url: str, **options: Any) -> RDBStorage:
+def connect(url: str, kind: type[RDBStorage] = RDBStorage, **options: Any) -> RDBStorage:
     """The storage at ``url``, which fails at once when the server does not answer; ``options`` are RDBStorage's."""
-    return RDBStorage(url, engine_kwargs=_engine_options(url), **options)
+    return kind(url, engine_kwargs=_engine_options(url), **options)
 
 
 def tables_of(url: str) -> list[str]:
-    """Names of the tables there."""
+    """Names of the tables there; TimeoutError when nothing answers in time."""
     engine = sqlalchemy.create_engine(url, **_engine_options(url))
-    try:
-        return sqlalchemy.inspect(engine).get_table_names()
-    finally:
+    found: Future[list[str]] = Future()
+
+    def look() -> None:
+        try:
+            found.set_result(sqlalchemy.inspect(engine).get_table_names())
+        except Exception as error:
+            found.set_exception(error)
         engine.dispose()
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        return found.result(ANSWER_LIMIT_S)
+    except futures.TimeoutError:
+        raise TimeoutError(f"no answer within {ANSWER_LIMIT_S:g} s") from None
 
 
 def cannot_open(where: str, error: Exception) -> StudyError:
@@ -81,7 +121,7 @@ def cannot_open(where: str, error: Exception) -> StudyError:
             f"storage {shown(where)} needs the psycopg driver, but it is not installed; "
             "run pip install 'kgen[postgresql]'"
         )
-    if is_server(where) and isinstance(error, sqlalchemy.exc.OperationalError):
+    if is_server(where) and isinstance(error, (sqlalchemy.exc.OperationalError, TimeoutError)):
         return StudyError(
             f"a database must let this machine in, but {host(where)} did not ({detail}); check that it runs, and the "
             f"host, port, user and database of --storage {shown(where)}"

@@ -131,15 +131,19 @@ class _Joined:
     def sample(self, size: int, rng: np.random.Generator) -> Legal:
         """Uniform draws that obey the rules left for last, at most ``size``."""
         found: list[Rows] = []
+        refused: InfeasibleError | None = None
         drawn = 0
         while drawn < _MOST_DRAWS and sum(map(len, found)) < size:
             parts = [table.rows[rng.integers(len(table.rows), size=_DRAWS)] for table in self._tables]
             names = tuple(name for table in self._tables for name in table.names)
-            found.append(self._obeying_late(self._in_order(_Table(names, np.hstack(parts)))))
+            try:
+                found.append(self._obeying_late(self._in_order(_Table(names, np.hstack(parts)))))
+            except InfeasibleError as error:
+                refused = error
             drawn += _DRAWS
+        if not found and refused is not None:
+            raise InfeasibleError(refused.rule, f"of {drawn} random combinations none is legal: {refused}")
         passed = np.concatenate(found)
-        if not len(passed):
-            raise InfeasibleError("sample", f"{drawn} draws of {', '.join(self._choices)} must hold a legal one")
         first = np.unique(passed, axis=0, return_index=True)[1]
         return Legal(passed[np.sort(first)][:size], False, self.product * len(passed) / drawn)
 
@@ -148,10 +152,14 @@ class _Joined:
         return table.rows[:, [table.names.index(name) for name in self._choices]]
 
     def _obeying_late(self, rows: Rows) -> Rows:
-        if not self.late:
-            return rows
-        configs = (SimpleNamespace(**self._with(tuple(self._choices), row)) for row in rows.tolist())
-        return rows[[all(_obeys(rule, config) for rule in self.late) for config in configs]]
+        """Those that obey the rules left for last; InfeasibleError, which names the one that left none."""
+        names = tuple(self._choices)
+        for rule in self.late:
+            obeying = [_obeys(rule, SimpleNamespace(**self._with(names, row))) for row in rows.tolist()]
+            if not any(obeying):
+                raise self._emptied(rule, _Table(names, rows))
+            rows = rows[obeying]
+        return rows
 
     def _judge(self, rule: Rule, table: _Table, read: set[str]) -> tuple[Any, set[str]]:
         """Which rows obey a rule that reads the fields ``read``; None where it reads others, or takes many checks."""

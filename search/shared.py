@@ -119,6 +119,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Keep own trials alive. A trial that is new here may be of a tuner that died before its first beat."""
+        self._take_back_beats_to_come()
         for trial in self._beating.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number in self._study.own or trial.number not in self._seen:
                 self._storage.record_heartbeat(
@@ -126,3 +127,9 @@ class Heartbeat:
                 )
                 self._seen.add(trial.number)
         fail_stale_trials(self._beating)
+
+    def _take_back_beats_to_come(self) -> None:
+        """Where the database's clock was set back, the dead would live on until it is again what it was."""
+        beats, now = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("heartbeat")), sqlalchemy.func.now()
+        with self._storage.engine.begin() as connection:
+            connection.execute(beats.update().where(beats.c.heartbeat > now).values(heartbeat=now))

@@ -68,9 +68,13 @@ def join_study(where: str, name: str, objectives: Objectives = BY_EFFICIENCY) ->
             finally:
                 study.give_back()
     except STORAGE_ERRORS as error:
+        fault = f"stay up, but {host(where)} stopped answering"
+        if not is_server(where):
+            reason = getattr(error.__cause__, "orig", error)
+            fault = f"be writable, but writing {shown(where)} failed ({reason}); free some space"
         raise StudyError(
-            f"a study's database must stay up, but {host(where)} stopped answering; every candidate that ended "
-            "before is kept, and the same command goes on from there"
+            f"a study's database must {fault}; every candidate that ended before is kept, and the same command goes on "
+            "from there"
         ) from error
 
 

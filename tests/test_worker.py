@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from planted import LAST_COLUMN, Planted, Replaced, truth_but
 from stubs import stub
 
 from kgen import render
 from kgen.blocks.convfirst import Problem, default_config, plan
-from kgen.blocks.convfirst.config import PortableConfig
 from kgen.compile import Cubin, compile_cubin
 from kgen.devices import find_device
 from kgen.errors import DeviceError
@@ -27,47 +27,10 @@ CONFIG = default_config(PROBLEM, H200)
 NO_CUBIN = Cubin(b"", "sm_90", "", {}, "", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "kernels"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(folder))
-
-
 @pytest.fixture(scope="module")
 def worker():
     with Worker(H200) as worker:
         yield worker
-
-
-class Planted:
-    """A config that does ``action`` as soon as the planner looks at it."""
-
-    def __init__(self, action):
-        self.action = action
-
-    def __getattr__(self, name):
-        if not name.startswith("__"):
-            exec(self.action, {"os": os, "signal": signal, "time": time})
-        raise AttributeError(name)
-
-
-class Replaced(PortableConfig):
-    """A config whose kernels are replaced, in the process that unpickles it, by stubs with ``body``."""
-
-    def __reduce__(self):
-        return replace_kernels, (self.to_json(), self.body)
-
-    @classmethod
-    def of(cls, config, body):
-        one = cls(**config.to_json())
-        object.__setattr__(one, "body", body)
-        return one
-
-
-def replace_kernels(fields, body):
-    render.render = lambda program: stub(program, body)
-    return PortableConfig(**fields)
 
 
 def job(config=CONFIG, problem=PROBLEM):
@@ -121,6 +84,13 @@ def test_a_hanging_candidate_is_stopped_and_the_next_one_runs(worker):
     assert worker.run(job(), 60).outcome is Outcome.OK
 
 
+def test_a_child_that_is_killed_while_it_starts_or_waits_is_no_candidates_fault():
+    with Worker(H200) as worker:
+        for _ in ("starts", "waits"):
+            os.kill(child_of(worker), signal.SIGKILL)
+            assert worker.run(job(), 60).outcome is Outcome.OK
+
+
 def test_the_time_limit_leaves_out_the_start_of_the_child():
     with Worker(H200) as fresh:
         assert fresh.run(job(Planted("raise KeyError")), 0.2).outcome is Outcome.CRASHED
@@ -138,14 +108,30 @@ def test_an_infeasible_config_names_its_rule(worker):
         ("", Outcome.WRONG_ANSWER, "got nan"),
         ("y[-1] = 0;", Outcome.WRONG_ANSWER, "next to y"),
         ("if (threadIdx.x == 0) __syncthreads();", Outcome.CRASHED, "threads"),
+        ("y[1 << 28] = 0;", Outcome.CRASHED, "SIGSEGV"),
         ("this is no C++", Outcome.COMPILE_FAILED, "must compile"),
     ],
 )
-def test_a_wrong_kernel_is_recorded(body, outcome, reason):
-    with Worker(H200) as worker:
-        result = worker.run(job(Replaced.of(CONFIG, body)), 60)
+def test_a_wrong_kernel_is_recorded_and_the_next_one_runs(worker, body, outcome, reason):
+    result = worker.run(job(Replaced.of(CONFIG, body)), 60)
     assert result.outcome is outcome
     assert reason in result.reason
+    assert worker.run(job(), 60).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("where", "outcome"),
+    [
+        ("false", Outcome.OK),
+        (LAST_COLUMN, Outcome.WRONG_ANSWER),
+        (f"{LAST_COLUMN} && row == height - 1 && image == batch - 1", Outcome.WRONG_ANSWER),
+        ("channel == channels - 1", Outcome.WRONG_ANSWER),
+    ],
+)
+def test_a_kernel_that_is_wrong_only_in_the_last_column_is_recorded(worker, where, outcome):
+    """Of pixels, or of channels."""
+    result = worker.run(job(Replaced.of(CONFIG, truth_but(PROBLEM, CONFIG, H200, where))), 60)
+    assert (result.outcome, "relative error" in result.reason) == (outcome, outcome is not Outcome.OK)
 
 
 def test_an_interrupted_job_does_not_answer_the_next_one(worker):

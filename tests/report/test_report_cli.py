@@ -113,7 +113,7 @@ BAD: dict[str, tuple[Any, str]] = {
         only_failures,
         "needs a config that passed, but all 2 of 'sample' failed (the last one: it broke in two)",
     ),
-    "another schema": (another_schema, "schema_version 1, but 'sample' has 7; run its kgen tune command again"),
+    "another schema": (another_schema, "schema_version 1, but 'sample' has 7; use the kgen that wrote it"),
     "another tuner": (another_tuner, "schema_version 1, but 'theirs' has None"),
     "other trials": (other_trials, "but trial 0 of 'theirs' has not (KeyError: 'config')"),
     "strange outcome": (strange_outcome, "but trial 0 of 'sample' has not (ValueError: 'odd' is not a valid Outcome)"),

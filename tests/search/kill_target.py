@@ -1,22 +1,71 @@
-"""A search on fakes, run as a process that the test kills: python kill_target.py STORAGE TRIALS DELAY_S SEED."""
+"""A search on fakes in a process that a test kills; being forked, it starts at once."""
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
+import resource
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from kgen.search import shared
+import optuna
+from kgen.search.history import DUPLICATE_OF
 from kgen.search.progress import Snapshot
 from kgen.search.storage import open_study
+from optuna.trial import TrialState
 from search_fakes import DEFAULT, FakeBench, make_search
 
+from kgen.errors import StudyError
 
-def report(snapshot: Snapshot) -> None:
-    print(snapshot.done, flush=True)
+NAME = "killed"
+DELAY_S = 0.02
+"""What a candidate takes."""
 
 
-storage, trials, delay_s, seed = sys.argv[1:]
-shared.HEARTBEAT_S, shared.GRACE_S = 1, 2
-with open_study(storage, "killed") as study:
-    search = make_search(study, FakeBench(delay_s=float(delay_s)), int(trials), seed=int(seed), report=report)
-    search.seed([DEFAULT])
-    search.run()
+def start(storage: str, trials: int, seed: int, log: Path, most_bytes: int = resource.RLIM_INFINITY) -> BaseProcess:
+    """A tuner that appends to ``log`` how many candidates it knows to have ended, or why its study ended.
+
+    None of its files may grow beyond ``most_bytes``.
+    """
+    arguments = (storage, trials, seed, log, most_bytes)
+    process = multiprocessing.get_context("fork").Process(target=_tune, args=arguments)
+    process.start()
+    return process
+
+
+def most_done(log: Path) -> int:
+    """How many candidates had ended when a tuner last said so."""
+    return max((int(line) for line in log.read_text().splitlines() if line.isdigit()), default=0) if log.exists() else 0
+
+
+def evaluated(study: optuna.Study) -> list[str]:
+    """Configs that were evaluated, once for each time."""
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [str(trial.user_attrs["config"]) for trial in ended if DUPLICATE_OF not in trial.user_attrs]
+
+
+def wait_for_none_running(study: optuna.Study) -> None:
+    """Until the trials of dead tuners were freed."""
+    end_s = time.monotonic() + 20
+    while study.get_trials(states=(TrialState.RUNNING,)):
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+def _tune(storage: str, trials: int, seed: int, log: Path, most_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+
+    def say(what: object) -> None:
+        with log.open("a") as file:
+            file.write(f"{what}\n")
+
+    def report(snapshot: Snapshot) -> None:
+        say(snapshot.done)
+
+    try:
+        with open_study(storage, NAME) as study:
+            search = make_search(study, FakeBench(delay_s=DELAY_S), trials, seed=seed, report=report)
+            search.seed([DEFAULT])
+            search.run()
+    except StudyError as error:
+        say(error)

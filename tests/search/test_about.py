@@ -29,7 +29,7 @@ def test_it_is_read_as_it_was_written(problem: Any) -> None:
     ("changes", "sentence"),
     [
         (None, "in schema_version 1, but 'one' has None"),
-        ({"schema_version": 2}, "in schema_version 1, but 'one' has 2; run its kgen tune command again"),
+        ({"schema_version": 2}, "in schema_version 1, but 'one' has 2; use the kgen that wrote it"),
         ({"family": "mbconv"}, "must be ones that kgen knows, but those of 'one' are not .*mbconv"),
         ({"problem": {"batch": 0}}, "must be ones that kgen knows"),
         ({"device": {}}, "must be ones that kgen knows"),
@@ -40,8 +40,25 @@ def test_another_schema_is_refused(changes: dict[str, Any] | None, sentence: str
     if changes is not None:
         About(PROBLEMS[0], find_device("h200")).write(study)
         study.set_user_attr(ATTRIBUTE, study.user_attrs[ATTRIBUTE] | changes)
-    with pytest.raises(StudyError, match=sentence):
-        About.read(study)
+    if changes is None:
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    before = study.user_attrs
+    for use in (About.read, About(PROBLEMS[0], find_device("h200")).join):
+        with pytest.raises(StudyError, match=sentence):
+            use(study)
+    assert study.user_attrs == before
+
+
+def test_a_study_of_another_problem_is_not_joined() -> None:
+    study = optuna.create_study(study_name="one")
+    device = find_device("h200")
+    About(PROBLEMS[0], device).join(study)
+    for other in (PROBLEMS[1], replace(PROBLEMS[0], batch=2)):
+        with pytest.raises(
+            StudyError, match=r"at one problem, but 'one' is of convfirst\(.*, and this is .*; pass ano"
+        ):
+            About(other, device).join(study)
+    assert About.read(study).problem == PROBLEMS[0]
 
 
 def test_a_study_is_joined_from_any_gpu_of_the_model_and_from_no_other() -> None:

@@ -1,62 +1,81 @@
-"""SIGKILL at any moment loses at most the running trial."""
+"""Tuners killed at random moments: at most the running trial is lost, and none stays RUNNING."""
 
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
+import signal
 import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import optuna
 import pytest
-from kgen.search.history import DUPLICATE_OF, History
+from kgen.search import shared
+from kgen.search.history import History
 from kgen.search.storage import open_study
+from kill_target import DELAY_S, NAME, evaluated, most_done, start, wait_for_none_running
 from optuna.trial import TrialState
-from search_fakes import config_from_json, plan
+from search_fakes import FakeBench, config_from_json, make_search, plan
 
-TARGET = Path(__file__).with_name("kill_target.py")
-TRIALS = 60
-
-
-def start(journal: Path, seed: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(TARGET), str(journal), str(TRIALS), "0.02", str(seed)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+KILLS = 20
 
 
-def kill_at_random(journal: Path, seed: int, draw: random.Random) -> int:
-    """Start the search, let it finish some trials, kill it in the midst of one; how many were done by then."""
-    process = start(journal, seed)
-    assert process.stdout is not None
-    wanted = int(process.stdout.readline()) + draw.randint(0, 12)
-    done = 0
-    for line in process.stdout:
-        done = int(line)
-        if done >= wanted:
-            break
-    time.sleep(draw.random() * 0.03)
-    process.kill()
-    done = max([done, *map(int, process.stdout.read().split())])
-    process.wait()
-    return done
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(shared, "GRACE_S", 2)
+    yield
+
+
+def check(study: optuna.Study) -> History:
+    """What is known of a study, of which no candidate was evaluated twice."""
+    history = History(study, config_from_json, plan)
+    assert len(evaluated(study)) == len(set(evaluated(study))) == history.evaluated
+    assert set(history.failures) <= {"crashed"}  # what two tuners died of
+    return history
+
+
+def kill(tuner: BaseProcess) -> None:
+    tuner.kill()
+    tuner.join()
+    assert tuner.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.timeout(120)
-def test_sigkill_loses_at_most_the_running_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
-    journal, draw = tmp_path / "a.journal", random.Random(0)
+def test_tuners_killed_at_random_lose_at_most_the_running_trial(tmp_path: Path) -> None:
+    journal, log, draw = tmp_path / "a.journal", tmp_path / "log", random.Random(0)
     crashed = 0
-    for seed in range(4):
-        done = kill_at_random(journal, seed, draw)
-        with open_study(str(journal), "killed") as study:
-            history = History(study, config_from_json, plan)
+    for seed in range(KILLS):
+        tuner = start(str(journal), 1000, seed, log)
+        time.sleep(draw.random() * 12 * DELAY_S)
+        kill(tuner)
+        with open_study(str(journal), NAME) as study:
+            history = check(study)
             # One more may have been recorded than was reported, and one that was killed twice is recorded as crashed.
             new, crashed = history.failures["crashed"] - crashed, history.failures["crashed"]
-            assert done <= history.evaluated - new <= done + 1
+            assert most_done(log) <= history.evaluated - new <= most_done(log) + 1
             assert not study.get_trials(states=(TrialState.RUNNING,))
-    process = start(journal, 9)
-    process.communicate()
-    assert process.returncode == 0
-    with open_study(str(journal), "killed") as study:
-        ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-        evaluated = [str(t.user_attrs["config"]) for t in ended if DUPLICATE_OF not in t.user_attrs]
-        assert len(evaluated) == len(set(evaluated)) == TRIALS
+    assert history.evaluated > KILLS
+    with open_study(str(journal), NAME) as study:
+        make_search(study, FakeBench(), history.evaluated + 5).run()
+        assert check(study).evaluated == history.evaluated + 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_tuners_of_a_server_killed_at_random_lose_nothing_finished(tmp_path: Path, database: str) -> None:
+    log, draw = tmp_path / "log", random.Random(0)
+    survivor = start(database, 40, KILLS, log)
+    for seed in range(KILLS):
+        tuner = start(database, 1000, seed, log)
+        time.sleep(draw.random() * 0.8)  # of which opening the study takes a part
+        kill(tuner)
+    survivor.join()
+    with open_study(database, NAME) as study:
+        before = check(study).evaluated
+        assert max(40, most_done(log)) <= before
+        make_search(study, FakeBench(), before + 5).run()
+        assert before + 5 <= check(study).evaluated <= before + 7
+        wait_for_none_running(study)

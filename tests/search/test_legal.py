@@ -91,6 +91,19 @@ def test_what_leaves_nothing_is_named() -> None:
         list_legal({"a": (1,), "b": ()}, [], {}, most=10, sample=10, seed=0)
 
 
+def test_a_contradiction_of_rules_left_for_last_leaves_no_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was one without an error, which a search then took for a space of its own."""
+    monkeypatch.setattr("kgen.search.legal._MOST_ROWS", 2000)
+    sentence = "no choice of a, b, c, d obeys the rule 'total': the sum is too large"
+    with pytest.raises(InfeasibleError, match=f"^{sentence}"):
+        list_legal(CHOICES, [area, total], {"limit": 3}, most=10**6, sample=10, seed=0)
+    monkeypatch.setattr("kgen.search.legal._MOST_CHECKS", 100)
+    monkeypatch.setattr("kgen.search.legal._MOST_DRAWS", 2000)
+    monkeypatch.setattr("kgen.search.legal._DRAWS", 1000)
+    with pytest.raises(InfeasibleError, match=f"^of 2000 random combinations none is legal: {sentence}"):
+        list_legal(CHOICES, [area, total], {"limit": 3}, most=10**6, sample=10, seed=0)
+
+
 @pytest.mark.parametrize(
     "name, side, problem",
     [

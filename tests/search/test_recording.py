@@ -221,6 +221,16 @@ def test_files_that_are_no_recorded_space_are_refused(fakes: type[FakeWorker], t
         read_recorded(tmp_path / "missing")
 
 
+def test_every_truncation_of_a_finished_recording_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    record(PROBLEM, LOCAL, path, sample=3)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 50):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecordError, match=r"is truncated after|must begin with what it is of"):
+            read_recorded(path)
+
+
 def test_a_space_in_which_nothing_passed_is_refused(fakes: type[FakeWorker], tmp_path: Path) -> None:
     fakes.answer = staticmethod(lambda number: Result(Outcome.CRASHED, "it crashed"))
     record(PROBLEM, LOCAL, tmp_path / "a", sample=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -126,6 +127,14 @@ def test_the_command_searches_a_file(space: Recorded, tmp_path: Path, kgen: Call
     assert code == 2 and said.err.startswith("kgen: a recorded space must end with a whole record")
     code, said = kgen("tune", "--replay", str(tmp_path / "none"))
     assert code == 2 and "must be a readable file" in said.err
+
+
+def test_the_command_refuses_a_file_of_another_schema(tmp_path: Path, kgen: Callable[..., Any]) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"schema_version": 9}\n'))
+    code, said = kgen("tune", "--replay", str(path), "--json")
+    assert code == 2 and said.out == "" and said.err.count("\n") == 1
+    assert f"must have schema_version 1, but {path} has 9; use the kgen that wrote it" in said.err
 
 
 def test_limits_must_be_positive(space: Recorded) -> None:

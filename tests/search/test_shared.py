@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,18 +11,19 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from kgen.search import database as databases
 from kgen.search import shared
-from kgen.search.history import DUPLICATE_OF, History
+from kgen.search.history import History
 from kgen.search.retry import BEGAN, DEATHS
 from kgen.search.storage import open_study
+from kill_target import NAME, evaluated, most_done, start, wait_for_none_running
 from optuna.trial import TrialState
 from postgres_server import Postgres
 from search_fakes import DEFAULT, FakeBench, config_from_json, make_search, make_space, plan
 
 from kgen.errors import StudyError
 
-TARGET = Path(__file__).with_name("kill_target.py")
 RUNNING = (TrialState.RUNNING,)
 
 
@@ -34,24 +33,6 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
     monkeypatch.setattr(shared, "GRACE_S", 2)
     yield
-
-
-def start(url: str, trials: int, seed: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(TARGET), url, str(trials), "0.02", str(seed)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def evaluated(study: optuna.Study) -> list[str]:
-    """Configs that were evaluated, once for each time."""
-    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return [str(trial.user_attrs["config"]) for trial in ended if DUPLICATE_OF not in trial.user_attrs]
-
-
-def wait_for_none_running(study: optuna.Study) -> None:
-    end_s = time.monotonic() + 20
-    while study.get_trials(states=RUNNING):
-        assert time.monotonic() < end_s
-        time.sleep(0.2)
 
 
 def begin(study: optuna.Study) -> optuna.Trial:
@@ -79,26 +60,6 @@ def test_two_tuners_share_a_study_and_evaluate_nothing_twice(database: str) -> N
     assert len(configs) == len(set(configs)) and 16 <= len(configs) <= 17
     assert benches[0].log and benches[1].log
     assert not optuna.load_study(study_name="one", storage=database).get_trials(states=RUNNING)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_tuners_killed_at_random_leave_nothing_running(database: str) -> None:
-    draw = random.Random(0)
-    survivor = start(database, 150, seed=0)
-    for seed in range(1, 5):
-        victim = start(database, 150, seed)
-        assert victim.stdout is not None
-        for _ in range(draw.randint(1, 10)):
-            victim.stdout.readline()
-        time.sleep(draw.random() * 0.03)
-        victim.kill()
-        victim.communicate()
-    assert survivor.communicate(timeout=100)[1] == "" and survivor.returncode == 0
-    with open_study(database, "killed") as study:
-        configs = evaluated(study)
-        assert len(configs) == len(set(configs)) and 150 <= len(configs) <= 152
-        wait_for_none_running(study)
 
 
 def test_a_dead_tuners_trial_is_tried_once_more_and_then_recorded_as_crashed(database: str) -> None:
@@ -147,24 +108,25 @@ def test_a_trial_that_was_freed_is_left_to_others(database: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_a_restarted_server_loses_nothing_that_ended(postgres: Postgres, database: str) -> None:
-    tuners = [start(database, 100, seed) for seed in range(2)]
-    for tuner in tuners:
-        assert tuner.stdout is not None
-        while int(tuner.stdout.readline()) < 10:
-            pass
+def test_a_server_that_restarts_in_the_middle_loses_nothing_that_ended(
+    postgres: Postgres, database: str, tmp_path: Path
+) -> None:
+    logs = [tmp_path / "0", tmp_path / "1"]
+    tuners = [start(database, 30, seed, log) for seed, log in enumerate(logs)]
+    while min(map(most_done, logs)) < 5:
+        time.sleep(0.01)
     postgres.stop()
-    time.sleep(1)
+    done = max(map(most_done, logs))
+    time.sleep(0.5)
     postgres.start()
-    for tuner in tuners:
-        _, said = tuner.communicate(timeout=60)
-        assert tuner.returncode == 0 or "a study's database must stay up, but 127.0.0.1:" in said
-    with open_study(database, "killed") as study:
+    for tuner, log in zip(tuners, logs, strict=True):
+        tuner.join()
+        assert log.read_text().splitlines()[-1].isdigit()  # it went on
+    with open_study(database, NAME) as study:
         before = evaluated(study)
-        assert len(before) == len(set(before)) >= 10
-        search = make_search(study, FakeBench(), 100)
-        search.run()
-        assert evaluated(study)[: len(before)] == before and 100 <= len(evaluated(study)) <= 102
+        assert len(before) == len(set(before)) >= done >= 5
+        make_search(study, FakeBench(), 30).run()
+        assert evaluated(study)[: len(before)] == before and 30 <= len(evaluated(study)) <= 32
         wait_for_none_running(study)
 
 
@@ -217,11 +179,50 @@ def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.Mon
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limit", "sentence"), [("CONNECT_LIMIT_S", "timeout"), ("ANSWER_LIMIT_S", "no answer within")]
+)
+def test_a_server_that_never_answers_is_given_up(limit: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its driver, and by kgen where the driver does not, as while it looks for the address of a name."""
     pytest.importorskip("psycopg")
-    monkeypatch.setattr(databases, "CONNECT_LIMIT_S", 2)
+    assert databases.CONNECT_LIMIT_S < databases.ANSWER_LIMIT_S < 10
+    monkeypatch.setattr(databases, limit, 2 if limit == "CONNECT_LIMIT_S" else 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        start_s = time.monotonic()
-        with pytest.raises(StudyError, match=r"did not .*timeout"):
-            open_study(f"postgresql+psycopg://kgen@127.0.0.1:{mute.getsockname()[1]}/x", "one").__enter__()
-        assert time.monotonic() - start_s < 5
+        port, start_s = mute.getsockname()[1], time.monotonic()
+        with pytest.raises(
+            StudyError, match=rf"must let this machine in, but 127\.0\.0\.1:{port} did not .*{sentence}"
+        ):
+            open_study(f"postgresql+psycopg://kgen@127.0.0.1:{port}/x", "one").__enter__()
+        assert time.monotonic() - start_s < 3
+
+
+def set_clock(url: str, hours: int) -> None:
+    """Set the server's clock forward, as seen from the heartbeats; back where ``hours`` is negative."""
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as server:
+        server.execute(sqlalchemy.text(f"update trial_heartbeats set heartbeat = heartbeat - interval '{hours} hour'"))
+    engine.dispose()
+
+
+def test_a_clock_that_is_set_back_keeps_no_dead_tuners_trial_running(database: str) -> None:
+    with open_study(database, "one") as study, open_study(database, "one"):
+        begin(study)
+        time.sleep(1.5)  # a heartbeat
+        study.own.clear()  # as if it had been killed
+        set_clock(database, -1)
+        wait_for_none_running(study)
+        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+
+
+def test_a_study_goes_on_while_the_clock_jumps(database: str, tmp_path: Path) -> None:
+    tuners = [start(database, 20, seed, tmp_path / str(seed)) for seed in range(2)]
+    jumps = 0
+    while any(tuner.is_alive() for tuner in tuners):
+        time.sleep(0.3)
+        if most_done(tmp_path / "0"):
+            jumps += 1
+            set_clock(database, (-1) ** jumps)
+    assert jumps > 3 and [tuner.exitcode for tuner in tuners] == [0, 0]
+    with open_study(database, NAME) as study:
+        assert len(evaluated(study)) == len(set(evaluated(study))) >= 20
+        wait_for_none_running(study)
