@@ -168,6 +168,7 @@ class JumpingClock(datetime):
 @pytest.mark.usefixtures("no_compiler")
 def test_a_machines_clock_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "Worker", FakeWorker)
+    monkeypatch.setattr(FakeWorker, "said", {}, raising=False)
     monkeypatch.setattr(tuned, "_driver_version", lambda: "13.0")
     monkeypatch.setattr("optuna.storages.journal._storage.datetime", JumpingClock)
     monkeypatch.setattr(saving, "datetime", JumpingClock)
