@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -59,15 +59,16 @@ class History:
         self.evaluated = 0
         self._make_config = make_config
         self._numbers: set[int] = set()
-        self.seconds = max((trial.user_attrs.get("search_s", 0.0) for trial in self.read(study)), default=0.0)
+        ended = self.read(study.get_trials(deepcopy=False))
+        self.seconds = max((trial.user_attrs.get("search_s", 0.0) for trial in ended), default=0.0)
 
-    def read(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Take in the trials of ``study`` that ended and are not known yet, and return them."""
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    def read(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Take in those of a study's trials that ended and are not known yet, and return them."""
         new = [
             trial
-            for trial in ended
-            if trial.number not in self._numbers
+            for trial in trials
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and trial.number not in self._numbers
             and "outcome" in trial.user_attrs
             and DUPLICATE_OF not in trial.user_attrs
         ]

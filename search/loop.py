@@ -22,7 +22,7 @@ from kgen.search.history import DUPLICATE_OF, History, Known
 from kgen.search.objectives import BY_EFFICIENCY, values_of
 from kgen.search.progress import Report, Snapshot
 from kgen.search.retry import BEGAN, SEEDED
-from kgen.search.samplers import SpaceSampler
+from kgen.search.samplers import ENDED, SpaceSampler
 from kgen.search.space import Space
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
@@ -165,14 +165,14 @@ class Search:
     def _learn(self) -> None:
         """Take in what other tuners of the study evaluated, and propose nothing that they are at."""
         own = {candidate.trial.number for candidate in self._queue}
-        # Read first, lest one that ends meanwhile is in neither list.
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, *ENDED))
         best = self.history.best
-        for trial in self.history.read(self._study):
+        for trial in self.history.read(trials):
             self.space.take(self.history.config_of(trial))
             self._study.sampler.after_trial(self._study, trial, trial.state, trial.values)
         if self.history.best is not None and self.history.best is not best:
             self._take_for_best(self.history.best)
+        running = (trial for trial in trials if trial.state is TrialState.RUNNING)
         self._elsewhere = [one for one in running if one.number not in own and "config" in one.user_attrs]
         for trial in self._elsewhere:
             self.space.take(self.history.config_of(trial))

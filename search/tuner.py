@@ -160,7 +160,7 @@ def find(
             try:
                 search.run()
                 helpers.wait()
-                search.history.read(study)
+                search.history.read(study.get_trials(deepcopy=False))
                 final = None
                 if used.measures and objectives == BY_EFFICIENCY:
                     final = hold_final(search.history, seeds[0], partial(plan_of, problem, device), used)
