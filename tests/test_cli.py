@@ -38,8 +38,7 @@ class Ran:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+def own_folders(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
 
 

@@ -18,13 +18,6 @@ PROBLEM = Problem(batch=64, height=5, width=6, channels=16, expansion=2)
 CONFIG = default_config(PROBLEM, H200)
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "kernels"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(folder))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_right_kernel_passes_within_its_bound(dtype):
     problem = replace(PROBLEM, dtype=dtype)

@@ -27,13 +27,6 @@ CONFIG = default_config(PROBLEM, H200)
 NO_CUBIN = Cubin(b"", "sm_90", "", {}, "", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "kernels"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(folder))
-
-
 @pytest.fixture(scope="module")
 def worker():
     with Worker(H200) as worker:

@@ -36,9 +36,11 @@ RUNTIME = (
 LIBRARY = "kernel.so"
 CHECKSUM = "sha256"
 FLAGS = (
-    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-w"),
+    *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w"),
     *("-fno-strict-aliasing", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti"),
 )
+RUNTIME_LEVEL, KERNEL_LEVEL = "-O2", "-O1"
+"""Most of a kernel's time is spent in the runtime; compiling the kernel itself is to take little."""
 # By default zig builds a C++ library, traps on overflow, and tunes for this very processor.
 ZIG_FLAGS = ("-nostdlib++", "-fno-sanitize=undefined", "-mcpu=baseline")
 COMPILE_LIMIT_S = 300.0
@@ -140,7 +142,7 @@ def _digest_of(compiler: Compiler, *parts: str) -> str:
     """Of the parts, the emulator's own sources and the tools."""
     digest = hashlib.sha256()
     own = [f"{name}\0{text}" for name, text in _host_files().items()]
-    tools = [platform.machine(), compiler.version, *compiler.command, *_flags(compiler)]
+    tools = [platform.machine(), compiler.version, *compiler.command, *_flags(compiler), RUNTIME_LEVEL, KERNEL_LEVEL]
     for part in (*parts, *own, *tools):
         digest.update(part.encode() + b"\0\0")
     return digest.hexdigest()[:32]
@@ -168,7 +170,7 @@ def _runtime(compiler: Compiler) -> list[Path]:
 
 def _compile_own(compiler: Compiler, folder: Path, source: Path, name: str) -> None:
     include = HERE / "include"
-    options = (f"-I{include}", "-include", str(include / "builtins.h"), "-c", str(source), "-o", name)
+    options = (RUNTIME_LEVEL, f"-I{include}", "-include", str(include / "builtins.h"), "-c", str(source), "-o", name)
     _run([*compiler.command, *_flags(compiler), *options], folder, "the emulator")
 
 
@@ -183,6 +185,7 @@ def _compile(source: Source, compiler: Compiler, folder: Path) -> None:
     command = [
         *compiler.command,
         *_flags(compiler),
+        KERNEL_LEVEL,
         *("-shared", *map(str, _runtime(compiler))),
         *(f"-I{include}", "-Iheaders", "-include", str(include / "builtins.h")),
         *("-x", "c++", "kernel.cu", "-o", LIBRARY, "-lm"),

@@ -1,9 +1,9 @@
-"""Hand-written sources for the emulator, and a cache folder of the tests' own."""
+"""Hand-written sources for the emulator."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,6 @@ class HandWritten:
     text: str
     headers: Mapping[str, str]
     digest: str = ""
-
-
-@pytest.fixture(autouse=True, scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("KGEN_CACHE_DIR", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")

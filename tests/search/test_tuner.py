@@ -94,8 +94,7 @@ class FakeWorker:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+def own_folders(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KGEN_TUNED_DIR", str(tmp_path / "user"))
     monkeypatch.setattr("kgen.blocks.convfirst.favourites", cached_favourites)  # a second each, and always the same
     monkeypatch.setattr("kgen.blocks.convfirst.choices", fewer_choices)
@@ -451,7 +450,8 @@ def test_a_search_without_a_gpu(tmp_path: Path) -> None:
 @needs_nvrtc
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path) -> None:
+def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cold"))  # with kernels to compile, neither is done at once
     only = {
         "timeout_s": 120,
         "out": tmp_path / "out",
