@@ -48,7 +48,7 @@ class Chart:
     parts: tuple[Bar, ...] = ()
     until: float = 0.0
     log: bool = False
-    front: frozenset[int] = frozenset()
+    front: tuple[int, ...] = ()
     """Trials whose points stand out: those of the Pareto set."""
 
 
@@ -118,7 +118,7 @@ def _pareto(study: StudyTrials, other: Objective) -> Chart:
     every = [(x_of(trial), y_of(trial), trial.number) for trial in study.passed]
     points = tuple(Point(x, y, number) for x, y, number in every if x is not None and y is not None)
     title = f"The Pareto set by {shown(study.objectives).replace(',', ', ')}"
-    return Chart(f"pareto-{other.value}", title, "scatter", x_label, y_label, points, front=study.front)
+    return Chart(f"pareto-{other.value}", title, "scatter", x_label, y_label, points, front=tuple(sorted(study.front)))
 
 
 def _efficiency(study: StudyTrials, name: str, label: str, figure: Callable[[Trial], float | None]) -> Chart:
