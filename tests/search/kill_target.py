@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import optuna
 from kgen.search.history import DUPLICATE_OF
 from kgen.search.progress import Snapshot
 from kgen.search.storage import open_study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from search_fakes import DEFAULT, FakeBench, make_search
 
 from kgen.errors import StudyError
@@ -46,8 +47,19 @@ def evaluated(study: optuna.Study) -> list[str]:
 
 def wait_for_none_running(study: optuna.Study) -> None:
     """Until the trials of dead tuners were freed."""
+    wait_for(lambda: not study.get_trials(states=(TrialState.RUNNING,)))
+
+
+def wait_for_retries(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """The trials that are to be tried again, once there are so many: a trial is freed first, and then enqueued."""
+    wait_for_none_running(study)
+    wait_for(lambda: len(study.get_trials(states=(TrialState.WAITING,))) == count)
+    return study.get_trials(states=(TrialState.WAITING,))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 20
-    while study.get_trials(states=(TrialState.RUNNING,)):
+    while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.1)
 

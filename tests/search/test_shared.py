@@ -17,7 +17,7 @@ from kgen.search import shared
 from kgen.search.history import History
 from kgen.search.retry import BEGAN, DEATHS
 from kgen.search.storage import open_study
-from kill_target import NAME, evaluated, most_done, start, wait_for_none_running
+from kill_target import NAME, evaluated, most_done, start, wait_for_none_running, wait_for_retries
 from optuna.trial import TrialState
 from postgres_server import Postgres
 from search_fakes import DEFAULT, FakeBench, config_from_json, make_search, make_space, plan
@@ -68,8 +68,7 @@ def test_a_dead_tuners_trial_is_tried_once_more_and_then_recorded_as_crashed(dat
             begin(study)
             study.own.clear()  # as if it had been killed
         with open_study(database, "one") as study:
-            wait_for_none_running(study)
-            waiting = study.get_trials(states=(TrialState.WAITING,))
+            waiting = wait_for_retries(study, 1 - deaths)
             assert [trial.user_attrs[DEATHS] for trial in waiting] == [1] * (1 - deaths)
     history = History(study, config_from_json, plan)
     assert history.failures == {"crashed": 1} and "2 tuners died" in history.last_failure
@@ -158,8 +157,7 @@ def test_a_server_that_stays_away_ends_the_search_with_a_sentence(
             postgres.start()
     with open_study(database, "one") as study:
         assert study.best_value == 0.5
-        wait_for_none_running(study)
-        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+        wait_for_retries(study, 1)
 
 
 def test_a_server_that_refuses_is_named_without_the_password() -> None:
@@ -210,8 +208,7 @@ def test_a_clock_that_is_set_back_keeps_no_dead_tuners_trial_running(database: s
         time.sleep(1.5)  # a heartbeat
         study.own.clear()  # as if it had been killed
         set_clock(database, -1)
-        wait_for_none_running(study)
-        assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+        wait_for_retries(study, 1)
 
 
 def test_a_study_goes_on_while_the_clock_jumps(database: str, tmp_path: Path) -> None:
