@@ -140,9 +140,6 @@ def check_sampler(name: str, *, objectives: int = 1, until: bool = False) -> Non
     """
     if name not in SAMPLERS:
         raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}; choose one of them")
-    package, requirement = _NEEDED.get(name, ("optuna", ""))
-    if find_spec(package) is None:
-        raise StudyError(f"sampler {name} needs {package}, but it is not installed; pip install {requirement}")
     if name == "cmaes" and objectives > 1:
         raise StudyError(f"sampler cmaes takes one objective, but got {objectives}; choose kgen, tpe, random or gp")
     if until and (name != DEFAULT_SAMPLER or objectives > 1):
@@ -150,6 +147,9 @@ def check_sampler(name: str, *, objectives: int = 1, until: bool = False) -> Non
             f"--until needs the sampler {DEFAULT_SAMPLER} and one objective, of which it tells what is left to gain, "
             f"but got {name} and {objectives}; drop --until"
         )
+    package, requirement = _NEEDED.get(name, ("optuna", ""))
+    if find_spec(package) is None:
+        raise StudyError(f"sampler {name} needs {package}, but it is not installed; pip install {requirement}")
 
 
 def _tpe(seed: int) -> BaseSampler:
