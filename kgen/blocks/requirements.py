@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kgen.devices import Device
@@ -18,6 +18,18 @@ def require(holds: bool, rule: str, message: str) -> None:
     """Raise InfeasibleError for ``rule`` unless it holds."""
     if not holds:
         raise InfeasibleError(rule, message)
+
+
+def positive(name: str, value: object) -> None:
+    """The rule that a config's field is a positive integer."""
+    integer = type(value) is int and value >= 1
+    require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """The rule that a config's field is one of ``choices``."""
+    listed = ", ".join(map(str, choices))
+    require(value in choices, name, f"{name} must be one of {listed}, but got {name}={value!r}; choose one of them")
 
 
 def divides(name: str, part: int, whole: int, whole_name: str) -> None:

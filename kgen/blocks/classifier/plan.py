@@ -6,7 +6,7 @@ from kgen.blocks.classifier.config import SIDE, ClassifierConfig
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
 from kgen.blocks.layout import ceil_div, pitch_bytes
-from kgen.blocks.requirements import Rule, check_side, divides, multiple, require
+from kgen.blocks.requirements import Rule, check_side, divides, multiple, positive, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -57,8 +57,7 @@ def check(problem: Classifier, config: ClassifierConfig, device: Device) -> None
     check_side(config.boundary, SIDE)
     for name, value in config.to_json().items():
         if name != "boundary":
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+            positive(name, value)
     require(
         config.images <= ROWS,
         "images",

@@ -10,7 +10,7 @@ from kgen.blocks.patchconv.config import PortableConfig
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import padded_inputs
 from kgen.blocks.pointwise import PointwiseGeometry, check_pointwise_resources, check_pointwise_tile, pointwise_stages
-from kgen.blocks.requirements import Rule, check_side, divides, require
+from kgen.blocks.requirements import Rule, check_side, divides, one_of, positive, require
 from kgen.blocks.resources import check_resources, ctas_per_sm
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
@@ -51,14 +51,8 @@ def check(problem: PatchConv, config: PortableConfig, device: Device) -> None:
     check_side(config.boundary, "portable")
     for name, value in config.to_json().items():
         if name not in ("boundary", "sigmoid"):
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
-    sigmoids = get_args(Sigmoid)
-    require(
-        config.sigmoid in sigmoids,
-        "sigmoid",
-        f"sigmoid must be one of {', '.join(sigmoids)}, but got sigmoid={config.sigmoid!r}; choose one of them",
-    )
+            positive(name, value)
+    one_of("sigmoid", config.sigmoid, get_args(Sigmoid))
     require(
         config.stages >= 2,
         "stages",

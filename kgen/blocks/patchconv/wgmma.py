@@ -17,7 +17,7 @@ from kgen.blocks.pointwise_wgmma import (
     check_matmul,
     consumer_registers,
 )
-from kgen.blocks.requirements import Rule, check_side, require
+from kgen.blocks.requirements import Rule, check_side, positive, require
 from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
@@ -64,8 +64,7 @@ def check(problem: PatchConv, config: WgmmaConfig, device: Device) -> None:
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
         if field.type == "int":
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+            positive(name, value)
     require(
         type(config.deferred) is bool,
         "deferred",

@@ -10,7 +10,7 @@ from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.layout import ceil_div
-from kgen.blocks.requirements import Rule, divides, multiple, require
+from kgen.blocks.requirements import Rule, divides, multiple, one_of, positive, require
 from kgen.devices import Device
 
 MAX_CLUSTER = 8
@@ -51,14 +51,8 @@ def _check_shared(problem: ConvFirst, config: ClusterConfig, device: Device) -> 
 def _check_values(config: ClusterConfig) -> None:
     for name, value in config.to_json().items():
         if name not in ("boundary", "sigmoid"):
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
-    sigmoids = get_args(Sigmoid)
-    require(
-        config.sigmoid in sigmoids,
-        "sigmoid",
-        f"sigmoid must be one of {', '.join(sigmoids)}, but got sigmoid={config.sigmoid!r}; choose one of them",
-    )
+            positive(name, value)
+    one_of("sigmoid", config.sigmoid, get_args(Sigmoid))
     require(
         2 <= config.cluster <= MAX_CLUSTER,
         "cluster",

@@ -11,7 +11,7 @@ from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kern
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
 from kgen.blocks.pointwise import check_pointwise_resources, check_pointwise_tile
-from kgen.blocks.requirements import Rule, divides, multiple, require
+from kgen.blocks.requirements import Rule, divides, multiple, positive, require
 from kgen.blocks.resources import check_registers, check_shared, check_threads
 from kgen.devices import Device
 from kgen.errors import InfeasibleError
@@ -42,10 +42,8 @@ def _check_values(config: PortableConfig) -> None:
                 raise InfeasibleError(
                     name, f"{name} must be one of {allowed}, but got {name}={value!r}; choose one of them"
                 )
-        elif value is not None and (type(value) is not int or value < 1):
-            raise InfeasibleError(
-                name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer"
-            )
+        elif value is not None:
+            positive(name, value)
     require(
         config.stages >= 2 and (config.project_stages or 2) >= 2,
         "stages",

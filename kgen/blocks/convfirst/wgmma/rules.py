@@ -28,7 +28,7 @@ from kgen.blocks.pointwise_wgmma import (
     consumer_registers,
     entry_registers,
 )
-from kgen.blocks.requirements import Rule, divides, multiple, require
+from kgen.blocks.requirements import Rule, divides, multiple, one_of, positive, require
 from kgen.devices import Device
 
 CONV_CHANNELS = (16, 32, 64)
@@ -66,8 +66,7 @@ def _check_values(config: WgmmaConfig) -> None:
     for field in fields(config):
         name, value = field.name, values[field.name]
         if field.type == "int":
-            integer = type(value) is int and value >= 1
-            require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+            positive(name, value)
         if field.type == "bool":
             require(type(value) is bool, name, f"{name} must be True or False, but got {name}={value!r}; pass a bool")
         if name.endswith("warpgroups"):
@@ -80,12 +79,7 @@ def _check_values(config: WgmmaConfig) -> None:
             require(
                 value in CLUSTERS, name, f"{name} must be one of {CLUSTERS}, but got {name}={value}; choose one of them"
             )
-    sigmoids = get_args(Sigmoid)
-    require(
-        config.sigmoid in sigmoids,
-        "sigmoid",
-        f"sigmoid must be one of {', '.join(sigmoids)}, but got sigmoid={config.sigmoid!r}; choose one of them",
-    )
+    one_of("sigmoid", config.sigmoid, get_args(Sigmoid))
 
 
 def _check_fused(problem: ConvFirst, config: WgmmaFusedConfig, device: Device) -> None:
