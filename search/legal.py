@@ -27,7 +27,7 @@ _MOST_ROWS = 500_000
 """Of a table."""
 _MOST_CHECKS = 40_000
 """Of a rule: each takes some ten microseconds."""
-_DRAWS, _MOST_DRAWS = 20_000, 200_000
+_DRAWS, _MOST_DRAWS = 20_000, 60_000
 """Combinations drawn at a time, and in all."""
 
 

@@ -31,7 +31,7 @@ Position = np.ndarray[Any, np.dtype[np.float64]]
 
 SWITCH = "boundary"
 _MOST_LISTED = 16_384
-_SAMPLE = 2048
+_SAMPLE = 1024
 _NEIGHBOURS = 64
 """Of one config that are listed beside a sample."""
 

@@ -15,6 +15,8 @@ from kgen.model import predict_us
 
 _DRAWS = 1500
 _STARTS = 2
+_NEAR = 1.5
+"""Climbed from is what is predicted to take at most so many times as long as the best: climbing gains about a third."""
 _ALIKE = 2
 """Favourites that may agree in all of a kind's fields: the model is too coarse to tell them apart."""
 Rank = tuple[float, int]
@@ -46,8 +48,10 @@ def favourites(space: Space, problem: Any, device: Device, count: int) -> list[A
         for side in space.choices(problem, device)
         for config in _fastest([c for c in drawn if c.boundary == side], predicted, _STARTS)
     ]
+    best_us = min((predicted[start][0] for start in starts), default=0.0)
     for start in starts:
-        _climb(space, problem, start, device, predicted)
+        if predicted[start][0] <= _NEAR * best_us:
+            _climb(space, problem, start, device, predicted)
     return _varied(space, predicted, count)
 
 

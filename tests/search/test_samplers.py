@@ -83,11 +83,12 @@ def real_space() -> Space:
 
 
 def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
-    space = synthetic_space(PROBLEM, 200)
+    """In the median of spaces; where the best config is an outlier of its side, no sampler finds it soon."""
+    spaces = [synthetic_space(PROBLEM, 200, seed) for seed in range(3)]
 
     def evaluations(name: str) -> float:
-        runs = (replay(space, trials=90, budget_s=1e9, sampler=name, seed=seed, ahead=1) for seed in range(2))
-        return median(run.until(0.0) or 91 for run in runs)
+        runs = (replay(space, trials=40, budget_s=1e9, sampler=name, ahead=1) for space in spaces)
+        return median(run.until(0.05) or 41 for run in runs)
 
     assert evaluations("kgen") <= evaluations("random") / 3
 
@@ -238,7 +239,7 @@ def test_kgens_own_finds_more_of_a_pareto_set_than_chance() -> None:
     whole = traded("random", 0, 200)
     own = [traded("kgen", seed, 24) / whole for seed in range(2)]
     chance = [traded("random", seed, 24) / whole for seed in range(3)]
-    assert min(own) > 0.9 and median(own) > median(chance) + 0.05, (own, chance)
+    assert min(own) > max(chance) + 0.1, (own, chance)
 
 
 def test_equal_seeds_propose_alike_for_several_objectives() -> None:
