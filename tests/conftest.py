@@ -1,4 +1,7 @@
-"""Caches: one that all tests share, so that what the emulator runs is compiled once, and one of a test's own."""
+"""Caches: one that all tests share, so that what the emulator runs is compiled once, and one of a test's own.
+
+Tests run in as many processes as there are cores, but those on a GPU, which time kernels, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,16 @@ from pathlib import Path
 import pytest
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    return None if config.option.markexpr == "not gpu" else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
         patch.setenv("KGEN_CACHE_DIR", str(folder))
         yield folder
 
