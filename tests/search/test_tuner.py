@@ -626,8 +626,8 @@ def test_a_search_of_two_processes_without_a_gpu(tmp_path: Path, monkeypatch: py
         "sampler": "kgen",
         "seed": 0,
     }
-    found = find(PROBLEM, NAMED, others=[NAMED], trials=10, progress=silent, **only)
-    assert 10 <= found.entry.trials <= 11
+    found = find(PROBLEM, NAMED, others=[NAMED], trials=16, progress=silent, **only)
+    assert 16 <= found.entry.trials <= 17
     (study,) = read_studies(str(tmp_path / "a.journal"))
     asked = {trial.user_attrs[PROCESS] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
     assert len(asked) == 2 and study.get_trials(states=(TrialState.RUNNING,)) == []
