@@ -14,7 +14,7 @@ import pytest
 from kgen.search import shared
 from kgen.search.history import History
 from kgen.search.storage import open_study
-from kill_target import DELAY_S, NAME, evaluated, most_done, start, wait_for_none_running
+from kill_target import DELAY_S, NAME, evaluated, most_done, start, wait_for, wait_for_none_running
 from optuna.trial import TrialState
 from search_fakes import FakeBench, config_from_json, make_search, plan
 
@@ -49,7 +49,9 @@ def test_tuners_killed_at_random_lose_at_most_the_running_trial(tmp_path: Path) 
     crashed = 0
     for seed in range(KILLS):
         tuner = start(str(journal), 1000, seed, log)
-        time.sleep(draw.random() * 12 * DELAY_S)
+        known = most_done(log) + draw.randrange(3)  # none: it may be killed while it starts
+        wait_for(lambda known=known: most_done(log) >= known)  # type: ignore[misc]
+        time.sleep(draw.random() * 2 * DELAY_S)
         kill(tuner)
         with open_study(str(journal), NAME) as study:
             history = check(study)
