@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -48,9 +48,9 @@ class Worker:
         self._device = device
         self._child: _Child | None = _Child(device)
 
-    def run(self, job: Job, timeout_s: float) -> Result:
-        """:meth:`run_together` for one job."""
-        (result,) = self.run_together([job], timeout_s)
+    def run(self, job: Job, timeout_s: float, meanwhile: Callable[[], object] = lambda: None) -> Result:
+        """:meth:`run_together` for one job; ``meanwhile`` is called once while the child is at it."""
+        (result,) = self._run([job], timeout_s, meanwhile)
         return result
 
     def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
@@ -62,14 +62,19 @@ class Worker:
         Raises:
             DeviceError: the child cannot start, or prepare the problem's case, as when the GPU is gone.
         """
+        return self._run(jobs, timeout_s, lambda: None)
+
+    def _run(self, jobs: Sequence[Job], timeout_s: float, meanwhile: Callable[[], object]) -> tuple[Result, ...]:
         start = time.perf_counter()
         try:
-            results = self._ask(self._prepared(jobs), jobs, timeout_s)
+            child = self._prepared(jobs)
+            meanwhile()
+            reply = self._ask(child, jobs, timeout_s)
         except BaseException:  # Ctrl-C too: the reply to an abandoned job must not be taken for the next one's
             self.close()
             raise
-        seconds = time.perf_counter() - start
-        return tuple(replace(result, seconds=seconds) for result in results)
+        seconds = time.perf_counter() - start if reply.seconds is None else reply.seconds
+        return tuple(replace(result, seconds=seconds) for result in reply.results)
 
     def _prepared(self, jobs: Sequence[Job]) -> _Child:
         """A child that is about to run ``jobs``; one that was killed while it started or waited is replaced, once."""
@@ -93,21 +98,21 @@ class Worker:
             ) from None
         return child
 
-    def _ask(self, child: _Child, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]:
+    def _ask(self, child: _Child, jobs: Sequence[Job], timeout_s: float) -> _Reply:
         try:
             reply: _Reply = child.receive(timeout_s)
         except TimeoutError:
             self.close()
             late = f"a candidate must finish within {timeout_s:g} s, but it was still running"
-            return (Result(Outcome.TIMEOUT, late),) * len(jobs)
+            return _Reply((Result(Outcome.TIMEOUT, late),) * len(jobs))
         except (EOFError, OSError, pickle.UnpicklingError):
             epitaph = child.epitaph()
             self.close()
             reason = f"a candidate must not end its worker process, but it ended with {epitaph}"
-            return (Result(Outcome.CRASHED, reason),) * len(jobs)
+            return _Reply((Result(Outcome.CRASHED, reason),) * len(jobs))
         if not reply.healthy:
             self.close()
-        return reply.results
+        return reply
 
     def close(self) -> None:
         """End the child; idempotent, and a later :meth:`run` starts another one."""
@@ -124,10 +129,14 @@ class Worker:
 
 @dataclass(frozen=True)
 class _Reply:
-    """Results, and whether the child can take other jobs: an illegal GPU access spoils its CUDA context."""
+    """Results, and whether the child can take other jobs: an illegal GPU access spoils its CUDA context.
+
+    ``seconds`` is the time that the child was at it, None where it gave no answer.
+    """
 
     results: tuple[Result, ...]
-    healthy: bool
+    healthy: bool = False
+    seconds: float | None = None
 
 
 class _Child:
@@ -202,12 +211,13 @@ def serve(handle: int, ordinal: int | None) -> None:
     pipe.send(_READY)
     while True:
         jobs = waiting.get()
+        start = time.perf_counter()
         if ordinal is not None:
             cached_case(jobs[0].problem)
         pipe.send(_PREPARED)
         results = run_jobs(jobs)
         passed = all(result.outcome is Outcome.OK for result in results)
-        pipe.send(_Reply(results, passed or _healthy(ordinal)))
+        pipe.send(_Reply(results, passed or _healthy(ordinal), time.perf_counter() - start))
 
 
 def _read_jobs(pipe: Connection[Any, Any], waiting: queue.SimpleQueue[tuple[Job, ...]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -32,6 +32,10 @@ FINALS_LIMIT_S = 120.0
 EMULATE_LIMIT_S = 90.0
 
 
+Meanwhile = Callable[[], object]
+"""What is called while a candidate is being measured, which leaves this process nothing to do."""
+
+
 class Pool(Protocol):
     """What a search needs of :class:`kgen.compile.CompilePool`."""
 
@@ -41,7 +45,7 @@ class Pool(Protocol):
 class Verifier(Protocol):
     """What a search needs of :class:`kgen.worker.Worker`."""
 
-    def run(self, job: Job, timeout_s: float) -> Result: ...
+    def run(self, job: Job, timeout_s: float, meanwhile: Meanwhile) -> Result: ...
     def run_together(self, jobs: Sequence[Job], timeout_s: float) -> tuple[Result, ...]: ...
 
 
@@ -52,7 +56,13 @@ class Evaluator(Protocol):
     def measures(self) -> bool: ...
     def start(self, program: Program) -> Future[Any]: ...
     def finish(
-        self, program: Program, future: Future[Any], *, best_efficiency: float | None, may_spill: bool
+        self,
+        program: Program,
+        future: Future[Any],
+        *,
+        best_efficiency: float | None,
+        may_spill: bool,
+        meanwhile: Meanwhile,
     ) -> Evaluation: ...
 
 
@@ -123,7 +133,13 @@ class Bench:
         return self._pool.submit(render(program), program.arch)
 
     def finish(
-        self, program: Program, future: Future[Cubin], *, best_efficiency: float | None, may_spill: bool
+        self,
+        program: Program,
+        future: Future[Cubin],
+        *,
+        best_efficiency: float | None,
+        may_spill: bool,
+        meanwhile: Meanwhile = lambda: None,
     ) -> Evaluation:
         """Evaluate a started candidate. It never raises for a bad one: the outcome says what is wrong with it."""
         start_s = time.perf_counter()
@@ -150,9 +166,16 @@ class Bench:
         compiled = Evaluation(Outcome.OK, **known)
         if not may_spill and refuse_spills(compiled) is not compiled:
             return refuse_spills(compiled)
-        return self._run(program, cubin, best_efficiency, known)
+        return self._run(program, cubin, best_efficiency, known, meanwhile)
 
-    def _run(self, program: Program, cubin: Cubin, best_efficiency: float | None, known: dict[str, Any]) -> Evaluation:
+    def _run(
+        self,
+        program: Program,
+        cubin: Cubin,
+        best_efficiency: float | None,
+        known: dict[str, Any],
+        meanwhile: Meanwhile,
+    ) -> Evaluation:
         modelled = efficiency(program.problem.flops, known["predicted_us"], self._device)
         if not self.measures and best_efficiency is not None and modelled <= best_efficiency:
             return Evaluation(Outcome.OK, efficiency=modelled, **known)
@@ -160,7 +183,7 @@ class Bench:
         config: Any = program.config
         give_up_us = self._give_up_us(program, best_efficiency)
         job = Job(problem, config, self._device, cubin, RESOLUTION, give_up_us, self._energy)
-        result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S)
+        result = self._worker.run(job, MEASURE_LIMIT_S if self.measures else EMULATE_LIMIT_S, meanwhile)
         known |= {"measured": result.measured, "error": result.error, "run_s": round(result.seconds, 3)}
         if result.outcome is not Outcome.OK:
             return Evaluation(result.outcome, result.reason, **known)

@@ -1,5 +1,7 @@
 """The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
 
+What to try next is decided while a candidate is measured, so that the GPU does not wait for it.
+
 A trial ends COMPLETE with its objectives' values, PRUNED when its config has none (the outcome says why), or FAIL when
 it was interrupted or left to another tuner. Configs that make one program, source and launch alike, are measured once.
 Other tuners may search the same study: what they evaluated is learned from, and what they are at is left to them. Where
@@ -14,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -45,7 +48,7 @@ class Limits:
     trials: int
     budget: Budget
     ahead: int
-    """Candidates compiled ahead of the one that is evaluated."""
+    """Candidates compiled ahead of the one that is evaluated; with 0 each is proposed when the last one is known."""
     until: float | None = None
 
 
@@ -105,15 +108,17 @@ class Search:
 
         Candidates that are with other tuners are waited for: should one of these die, they come back.
         """
+        least = max(1, self._limits.ahead)
         self._tell_progress()
-        self._fill()
+        self._fill(least)
         while (self._queue or self._elsewhere) and self._in_time():
             if self._queue:
                 with suppress(UpdateFinishedTrialError):
-                    self._finish(self._queue.popleft())
+                    self._finish(self._queue[0])
+                self._queue.popleft()
             else:
                 time.sleep(_POLL_S)
-            self._fill()
+            self._fill(least)
             self._tell_progress()
         for candidate in self._queue:
             candidate.compiled.cancel()
@@ -143,15 +148,16 @@ class Search:
     def _in_time(self) -> bool:
         return self._clock() < self._limits.budget.end_s
 
-    def _fill(self) -> None:
-        while self._has_room():
+    def _fill(self, most: int) -> None:
+        """Propose until ``most`` candidates are in the queue, or as many as may be."""
+        while self._has_room(most):
             with suppress(UpdateFinishedTrialError):
                 self._propose()
 
-    def _has_room(self) -> bool:
+    def _has_room(self, most: int) -> bool:
         self._learn()
         expected = self.history.evaluated + len(self._queue) + len(self._elsewhere)
-        room = len(self._queue) < self._limits.ahead and expected < self._limits.trials
+        room = len(self._queue) < most and expected < self._limits.trials
         return room and len(self.space) > 0 and self._in_time() and not self._promises_little()
 
     def _promises_little(self) -> bool:
@@ -213,6 +219,7 @@ class Search:
             candidate.compiled,
             best_efficiency=self.history.best_efficiency if self._by_efficiency else None,
             may_spill=SEEDED in candidate.trial.user_attrs,
+            meanwhile=partial(self._fill, self._limits.ahead + 1),
         )
         self._new += 1
         self._record(candidate.trial, candidate.config, evaluation)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import optuna
-from kgen.search.evaluate import Evaluation, plan_of, refuse_spills
+from kgen.search.evaluate import Evaluation, Meanwhile, plan_of, refuse_spills
 from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import Report, silent
@@ -115,12 +115,21 @@ class ReplayBench:
         return future
 
     def finish(
-        self, program: Program, future: Future[Any], *, best_efficiency: float | None, may_spill: bool
+        self,
+        program: Program,
+        future: Future[Any],
+        *,
+        best_efficiency: float | None,
+        may_spill: bool,
+        meanwhile: Meanwhile = lambda: None,
     ) -> Evaluation:
         """What was recorded, once it is compiled and, unless it spills too much for a search, measured."""
         evaluation = self._recorded.evaluations[program.config]
         if not may_spill:
             evaluation = refuse_spills(evaluation)
-        self._now_s = max(self._now_s, future.result()) + (evaluation.run_s or 0.0)
+        self._now_s = max(self._now_s, future.result())
+        if evaluation.run_s is not None:
+            meanwhile()
+            self._now_s += evaluation.run_s
         self.finished.append((program.config, evaluation))
         return evaluation

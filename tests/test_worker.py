@@ -150,6 +150,28 @@ def test_an_interrupted_job_does_not_answer_the_next_one(worker):
     assert worker.run(job(), 60).outcome is Outcome.OK
 
 
+def test_the_parent_is_free_while_the_child_is_at_it(worker):
+    worker.run(job(), 60)
+    seconds = []
+
+    def meanwhile():
+        start = time.perf_counter()
+        time.sleep(0.6)
+        seconds.append(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    result = worker.run(job(Planted("time.sleep(0.5); raise KeyError")), 60, meanwhile)
+    assert len(seconds) == 1 and time.perf_counter() - start < seconds[0] + 0.4
+    assert 0.5 <= result.seconds < seconds[0] + 0.1, "the child's time alone"
+
+
+def test_what_is_raised_meanwhile_ends_the_child_with_its_job(worker):
+    worker.run(job(), 60)
+    with pytest.raises(ZeroDivisionError):
+        worker.run(job(Planted("time.sleep(1000)")), 60, lambda: 1 / 0)
+    assert worker.run(job(), 60).outcome is Outcome.OK
+
+
 def test_jobs_run_together_each_have_a_result(worker):
     good, infeasible = worker.run_together([job(), job(replace(CONFIG, stages=0))], 60)
     assert (good.outcome, infeasible.outcome) == (Outcome.OK, Outcome.INFEASIBLE)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
-from kgen.search.evaluate import Evaluation
+from kgen.search.evaluate import Evaluation, Meanwhile
 from kgen.search.history import History
 from kgen.search.loop import Limits, Search
 from kgen.search.progress import silent
@@ -93,8 +93,15 @@ class FakeBench:
         return Future()
 
     def finish(
-        self, program: FakeProgram, future: Future[Any], *, best_efficiency: float | None, may_spill: bool
+        self,
+        program: FakeProgram,
+        future: Future[Any],
+        *,
+        best_efficiency: float | None,
+        may_spill: bool,
+        meanwhile: Meanwhile,
     ) -> Evaluation:
+        meanwhile()
         time.sleep(self.delay_s)
         self.log.append(program.config)
         if may_spill:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,7 @@ class FakeWorker:
         self.result = result
         self.jobs: list[Job] = []
 
-    def run(self, job: Job, timeout_s: float) -> Result:
+    def run(self, job: Job, timeout_s: float, *meanwhile: Callable[[], object]) -> Result:
         assert timeout_s > 0
         self.jobs.append(job)
         return self.result

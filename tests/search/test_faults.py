@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -57,7 +58,7 @@ class BadWorker(Worker):
 
     ran = 0
 
-    def run(self, job: Job, timeout_s: float) -> Result:
+    def run(self, job: Job, timeout_s: float, *meanwhile: Callable[[], object]) -> Result:
         portable = default_config(job.problem, job.device)
         last_column = truth_but(job.problem, portable, job.device, LAST_COLUMN)
         bad = (
@@ -68,7 +69,7 @@ class BadWorker(Worker):
         )
         config = (*bad, job.config)[min(BadWorker.ran, len(bad))]
         BadWorker.ran += 1
-        return super().run(replace(job, config=config), 0.5 if config is bad[0] else timeout_s)  # type: ignore[arg-type]
+        return super().run(replace(job, config=config), 0.5 if config is bad[0] else timeout_s, *meanwhile)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -162,6 +162,21 @@ class FirstLeft(SpaceSampler):
         return self._space.left[0]
 
 
+def test_what_is_next_is_decided_while_a_candidate_is_measured(study: optuna.Study) -> None:
+    queued: list[int] = []
+
+    class Bench(FakeBench):
+        def finish(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            queued.append(len(study.get_trials(states=(TrialState.RUNNING,))))
+            evaluation = super().finish(*args, **kwargs)
+            queued.append(len(study.get_trials(states=(TrialState.RUNNING,))))
+            return evaluation
+
+    make_search(study, Bench(), 10).run()
+    assert queued[:8] == [3, 4] * 4, "three compile ahead, one more is proposed meanwhile"
+    assert queued[-2:] == [1, 1] and len(study.trials) == 10
+
+
 def test_an_exhausted_space_ends_the_search(study: optuna.Study) -> None:
     bench = FakeBench()
     search = make_search(study, bench, 10_000)

@@ -76,7 +76,7 @@ class FakeWorker:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, job: Job, timeout_s: float) -> Result:
+    def run(self, job: Job, timeout_s: float, *meanwhile: Callable[[], object]) -> Result:
         self.jobs.append(job)
         other = type(self).answer(len(self.jobs))
         if other is not None:

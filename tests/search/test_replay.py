@@ -41,7 +41,7 @@ def test_a_whole_space_is_searched_each_config_once(space: Recorded) -> None:
 
 
 def test_equal_seeds_give_equal_searches(space: Recorded) -> None:
-    first, again, other = (replay(space, trials=20, budget_s=1e9, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (replay(space, trials=20, budget_s=1e9, seed=seed, ahead=0) for seed in (3, 3, 4))
     assert first.found == again.found != other.found
 
 

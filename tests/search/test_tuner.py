@@ -99,7 +99,7 @@ class FakeWorker:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, job: Job, timeout_s: float) -> Result:
+    def run(self, job: Job, timeout_s: float, *meanwhile: Callable[[], object]) -> Result:
         self.jobs += 1
         self.said[job.config] = type(self).answer(self.jobs) or self._usual(job)
         return self.said[job.config]
@@ -350,7 +350,7 @@ class TwoGpus:
         two = self
 
         class Worker(FakeWorker):
-            def run(self, job: Job, timeout_s: float) -> Result:
+            def run(self, job: Job, timeout_s: float, *meanwhile: Callable[[], object]) -> Result:
                 time.sleep(0.05)
                 if device.ordinal == 1:
                     two._fate(self.jobs)
