@@ -23,6 +23,7 @@ from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
 
 PRODUCER_WARPS = 4
+"""Warps that gather patches, a step at a time each."""
 STEP, STRIP = 64, 32
 """Inputs must be a multiple of a step, 128 bytes of a patch, and outputs of the channels that are stored at a time."""
 
