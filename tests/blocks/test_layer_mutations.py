@@ -22,7 +22,7 @@ from kgen.render import Source
 PATCHCONV_MASKS = ("k < Patch * Patch * Channels",)
 CLASSIFIER_MASKS = ("first < last", "cls < FILLED", "cls + n * 8 < FILLED", "row < IMAGES", "i < UNITS")
 LEAST_SITES = {"barrier": 3, "wait": 1, "commit": 1, "mask": 3}
-LEAST_ON_WGMMA = {"barrier": 1, "wait": 4, "arrival": 3, "fence": 2, "commit": 1, "start": 4, "mask": 1, "wrapper": 1}
+LEAST_ON_WGMMA = {"barrier": 3, "wait": 3, "arrival": 3, "fence": 2, "commit": 1, "start": 4, "mask": 1, "wrapper": 1}
 
 EXCUSED = (
     ("hint raise_registers", "", "a CPU has no registers to share"),

@@ -22,8 +22,17 @@ from kgen.devices import Device
 from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
 
+PRODUCER_WARPS = 4
+"""Warps that gather patches, a step at a time each."""
 STEP, STRIP = 64, 32
 """Inputs must be a multiple of a step, 128 bytes of a patch, and outputs of the channels that are stored at a time."""
+
+
+class _Geometry(MatmulGeometry):
+    @property
+    def shared_bytes(self) -> int:
+        """With a table of each producing warp's: where a tile's patches begin, from a multiple of 16 bytes on."""
+        return -(-super().shared_bytes // 16) * 16 + PRODUCER_WARPS * 4 * self.pixels
 
 
 def suits(problem: PatchConv, device: Device) -> bool:
@@ -97,8 +106,8 @@ RULES: tuple[Rule, ...] = (_check_problem, _check_layer)
 """What ties the fields of a config whose values are each legal on their own."""
 
 
-def _geometry(problem: PatchConv, config: WgmmaConfig) -> MatmulGeometry:
-    return MatmulGeometry(
+def _geometry(problem: PatchConv, config: WgmmaConfig) -> _Geometry:
+    return _Geometry(
         name="",
         last=True,
         total_pixels=problem.patches,
@@ -113,7 +122,7 @@ def _geometry(problem: PatchConv, config: WgmmaConfig) -> MatmulGeometry:
     )
 
 
-def _constants(problem: PatchConv, layer: MatmulGeometry) -> dict[str, int | bool]:
+def _constants(problem: PatchConv, layer: _Geometry) -> dict[str, int | bool]:
     return {
         "PATCH": problem.patch,
         "HEIGHT": problem.height,
@@ -134,7 +143,7 @@ def _constants(problem: PatchConv, layer: MatmulGeometry) -> dict[str, int | boo
     }
 
 
-def _kernel(problem: PatchConv, config: WgmmaConfig, layer: MatmulGeometry, device: Device) -> KernelPlan:
+def _kernel(problem: PatchConv, config: WgmmaConfig, layer: _Geometry, device: Device) -> KernelPlan:
     weight_bytes, outputs = 2 * layer.inputs * layer.channels, layer.tiles * layer.pixels * layer.channels
     filled = layer.items * layer.steps * layer.slot_bytes
     return KernelPlan(
