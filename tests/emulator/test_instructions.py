@@ -78,6 +78,17 @@ KERNEL(widen) {
     FloatPair f = unpack<f16>(pair), b = unpack<bf16>(pair);
     put(y, __float_as_uint(f.low), __float_as_uint(f.high), __float_as_uint(b.low), __float_as_uint(b.high));
 }
+// x: threes of packed pairs, each kind after another. Words out: a b, that saturated, a b + c, tanh a.
+KERNEL(on_halves) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, count = gridDim.x * blockDim.x;
+    u32 a = word(x, i), b = word(x, count + i), c = word(x, 2 * count + i);
+    put(y, multiply_f16x2(a, b), multiply_saturated_f16x2(a, b), multiply_add_f16x2(a, b, c), tanh_approx_f16x2(a));
+}
+// x: pairs of floats. A word out: packed f16.
+KERNEL(narrow_finite) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    put(y, pack_finite_f16x2(__uint_as_float(word(x, 2 * i)), __uint_as_float(word(x, 2 * i + 1))), 0, 0, 0);
+}
 KERNEL(special) {
     float v = __uint_as_float(__ldg(reinterpret_cast<const u32*>(x) + threadIdx.x));
     put(y, __float_as_uint(exp2_approx(v)), __float_as_uint(reciprocal_approx(v)), __float_as_uint(erff(v)),
@@ -235,6 +246,30 @@ def test_unpack_is_exact(library: HostLibrary, launch: Launch) -> None:
     out = out.view(np.float32)
     np.testing.assert_array_equal(out[:, :2].ravel(), bits.view(np.float16).astype(np.float32))
     np.testing.assert_array_equal(out[:, 2:].ravel(), bits.view(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_pack_finite_saturates(library: HostLibrary, launch: Launch) -> None:
+    values = interesting_floats()
+    pairs = len(values) // 2
+    y = launch(library, "narrow_finite", x=values.view(np.float16), grid=pairs // 32, y_words=4 * pairs)
+    np.testing.assert_array_equal(
+        words(y, pairs)[:, 0].copy().view(np.float16), np.clip(values, -65504, 65504).astype(np.float16)
+    )
+
+
+def test_arithmetic_on_halves_rounds_once(library: HostLibrary, launch: Launch) -> None:
+    pairs = 1 << 15
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 65536, (3, 2 * pairs), dtype=np.uint16).view(np.float16)
+    x[:, : pairs // 2] = rng.standard_normal((3, pairs // 2))  # whose sums are not those of one addend
+    y = launch(library, "on_halves", x=x.ravel(), grid=pairs // 32, y_words=4 * pairs)
+    product, saturated, total, tanh = (words(y, pairs)[:, i].copy().view(np.float16) for i in range(4))
+    with np.errstate(all="ignore"):
+        a, b, c = x.astype(np.float64)
+        np.testing.assert_array_equal(product, (a * b).astype(np.float16))
+        np.testing.assert_array_equal(saturated, np.nan_to_num(np.clip(a * b, 0, 1)).astype(np.float16))
+        np.testing.assert_array_equal(total, (a * b + c).astype(np.float16))
+        np.testing.assert_allclose(tanh, np.tanh(a), rtol=2**-10, atol=2**-24)
 
 
 def test_special_functions(library: HostLibrary, launch: Launch) -> None:
