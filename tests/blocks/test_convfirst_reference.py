@@ -192,11 +192,11 @@ def test_random_weights_keep_activations_of_order_one() -> None:
 def test_wrong_x_is_refused(run: Any) -> None:
     problem = ConvFirst(2, 3, 4, 16)
     folded, x = case(problem)
-    with pytest.raises(ArrayError, match=r"x must have shape \(n, 3, 4, 16\) .*but got \(2, 4, 3, 16\); "):
+    with pytest.raises(ArrayError, match=r"x must be float16 of shape \(n, 3, 4, 16\) .* shape \(2, 4, 3, 16\); "):
         run(problem, folded, x.transpose(0, 2, 1, 3))
-    with pytest.raises(ArrayError, match=r"x must have shape"):
+    with pytest.raises(ArrayError, match=r"of shape \(n, 3, 4, 16\) .* of shape \(3, 4, 16\)"):
         run(problem, folded, x[0])
-    with pytest.raises(ArrayError, match="x must have dtype float16, but got float32; "):
+    with pytest.raises(ArrayError, match=r"x must be float16 .* but got float32 of shape"):
         run(problem, folded, x.astype(np.float32))
     with pytest.raises(WeightsError, match="folded expand must be float16 of shape"):
         run(ConvFirst(2, 3, 4, 16, expansion=2), folded, x)

@@ -1,4 +1,4 @@
-"""Fixtures of a PostgreSQL server; tests skip where it cannot be had."""
+"""Fixtures of a PostgreSQL server, where tests skip if it cannot be had, and of heartbeats that beat soon."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kgen.search import shared
 from postgres_server import Postgres, server_programs
 
 _SKIP = "needs PostgreSQL's server (apt-get install postgresql) and psycopg (pip install 'kgen[postgresql]')"
@@ -38,3 +39,11 @@ def postgres() -> Iterator[Postgres]:
 def database(postgres: Postgres) -> str:
     """URL of an empty database."""
     return postgres.new_database()
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead tuner is taken for dead within seconds."""
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(shared, "GRACE_S", 2)

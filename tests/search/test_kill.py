@@ -5,28 +5,20 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
-from kgen.search import shared
 from kgen.search.history import History
 from kgen.search.storage import open_study
 from kill_target import DELAY_S, NAME, evaluated, most_done, start, wait_for, wait_for_none_running
 from optuna.trial import TrialState
 from search_fakes import FakeBench, config_from_json, make_search, plan
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 KILLS = 20
-
-
-@pytest.fixture(autouse=True)
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
-    monkeypatch.setattr(shared, "GRACE_S", 2)
-    yield
 
 
 def check(study: optuna.Study) -> History:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import optuna
 import pytest
 import sqlalchemy
 from kgen.search import database as databases
-from kgen.search import shared
 from kgen.search.history import History
 from kgen.search.retry import BEGAN, DEATHS
 from kgen.search.storage import open_study
@@ -24,15 +22,9 @@ from search_fakes import DEFAULT, FakeBench, config_from_json, make_search, make
 
 from kgen.errors import StudyError
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 RUNNING = (TrialState.RUNNING,)
-
-
-@pytest.fixture(autouse=True)
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(shared, "HEARTBEAT_S", 1)
-    monkeypatch.setattr(shared, "GRACE_S", 2)
-    yield
 
 
 def begin(study: optuna.Study) -> optuna.Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +11,9 @@ import numpy as np
 from kgen.blocks.activations import activate
 from kgen.blocks.convfirst.float8 import quantise, to_e4m3
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, KERNEL_SIZE, ConvFirst
-from kgen.blocks.convfirst.weights import FoldedWeights, check_folded, storage_dtype
+from kgen.blocks.convfirst.weights import FoldedWeights, check_folded
 from kgen.blocks.layers import Array
-from kgen.errors import ArrayError
-
-Rounding = Callable[[Array], Array]
+from kgen.blocks.precisions import FLOAT64, Rounding, check_images, in_float32, layer_by_layer, unrounded
 
 _CHUNK_VALUES = 1 << 22  # values in the largest temporary, so that big batches stay within memory and near the cache
 
@@ -46,8 +43,8 @@ def reference(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
         ArrayError: ``x`` has another shape or dtype.
         WeightsError: ``folded`` belongs to another problem.
     """
-    _check_input(problem, x, np.dtype(np.float64))
-    return _forward(problem, folded, x, _plain(folded, np.dtype(np.float64), _unrounded))
+    check_images(problem, x, FLOAT64)
+    return _forward(problem, folded, x, _plain(folded, FLOAT64, unrounded))
 
 
 def layered(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
@@ -58,13 +55,8 @@ def layered(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
     z and h. The error against :func:`reference` is the yardstick for a kernel's.
     Shapes and errors are those of :func:`reference`.
     """
-    _check_input(problem, x)
-    storage, dtype = storage_dtype(problem), np.dtype(np.float64)
-
-    def rounding(values: Array) -> Array:
-        return values.astype(storage).astype(dtype)
-
-    return _forward(problem, folded, x, _arithmetic(problem, folded, dtype, rounding)).astype(storage)
+    check_images(problem, x)
+    return layer_by_layer(partial(_in_precision, problem, folded, x), problem.dtype)
 
 
 def float32_forward(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Array:
@@ -72,14 +64,14 @@ def float32_forward(problem: ConvFirst, folded: FoldedWeights, x: Array) -> Arra
 
     Float8 matmuls take the same e4m3 here as on a GPU.
     """
-    _check_input(problem, x)
-    result = _forward(problem, folded, x, _arithmetic(problem, folded, np.dtype(np.float32), _unrounded))
-    with np.errstate(over="ignore"):
-        return result.astype(storage_dtype(problem))
+    check_images(problem, x)
+    return in_float32(partial(_in_precision, problem, folded, x), problem.dtype)
 
 
-def _unrounded(values: Array) -> Array:
-    return values
+def _in_precision(
+    problem: ConvFirst, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Rounding
+) -> Array:
+    return _forward(problem, folded, x, _arithmetic(problem, folded, dtype, rounding))
 
 
 def _plain(folded: FoldedWeights, dtype: np.dtype[Any], rounding: Rounding) -> _Arithmetic:
@@ -134,17 +126,3 @@ def _grouped_conv(x: Array, taps: Array) -> Array:
     # [n, h, w, group, input, kh, kw] to [group, pixel, input x tap], one matmul a group
     grouped = windows.reshape(n * height * width, channels // GROUP_WIDTH, -1).transpose(1, 0, 2)
     return np.ascontiguousarray((grouped @ taps).transpose(1, 0, 2)).reshape(x.shape)
-
-
-def _check_input(problem: ConvFirst, x: Array, *also: np.dtype[Any]) -> None:
-    """Raise ArrayError unless ``x`` holds images of the problem's shape in its dtype, or in one of ``also``."""
-    shape = (problem.height, problem.width, problem.channels)
-    if x.ndim != 4 or x.shape[1:] != shape:
-        raise ArrayError(
-            f"x must have shape (n, {', '.join(map(str, shape))}) for {problem}, but got {x.shape}; "
-            f"pass NHWC activations"
-        )
-    if x.dtype not in (storage_dtype(problem), *also):
-        raise ArrayError(
-            f"x must have dtype {problem.dtype}, but got {x.dtype}; convert it with astype (ml_dtypes has bfloat16)"
-        )

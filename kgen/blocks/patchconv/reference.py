@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kgen.blocks.activations import activate
-from kgen.blocks.layers import STORAGE_DTYPES, Array
+from kgen.blocks.layers import Array
 from kgen.blocks.patchconv.problem import PatchConv
 from kgen.blocks.patchconv.weights import FoldedWeights, check_folded
-from kgen.errors import ArrayError
+from kgen.blocks.precisions import FLOAT64, Rounding, check_images, exact, in_float32, layer_by_layer
 
 
 def reference(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
@@ -23,8 +23,8 @@ def reference(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
         ArrayError: ``x`` has another shape or dtype.
         WeightsError: ``folded`` belongs to another problem.
     """
-    _check_input(problem, x, np.dtype(np.float64))
-    return _forward(problem, folded, x, np.dtype(np.float64), lambda values: values)
+    check_images(problem, x, FLOAT64)
+    return exact(partial(_forward, problem, folded, x))
 
 
 def layered(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
@@ -32,23 +32,17 @@ def layered(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
 
     Sums inside the convolution are float64. The error against :func:`reference` is the yardstick for a kernel's.
     """
-    _check_input(problem, x)
-    storage = STORAGE_DTYPES[problem.dtype]
-    result = _forward(problem, folded, x, np.dtype(np.float64), lambda v: v.astype(storage).astype(np.float64))
-    return result.astype(storage)
+    check_images(problem, x)
+    return layer_by_layer(partial(_forward, problem, folded, x), problem.dtype)
 
 
 def float32_forward(problem: PatchConv, folded: FoldedWeights, x: Array) -> Array:
     """The layer in float32, rounded once at the end to the storage dtype."""
-    _check_input(problem, x)
-    with np.errstate(over="ignore"):
-        result = _forward(problem, folded, x, np.dtype(np.float32), lambda values: values)
-        return result.astype(STORAGE_DTYPES[problem.dtype])
+    check_images(problem, x)
+    return in_float32(partial(_forward, problem, folded, x), problem.dtype)
 
 
-def _forward(
-    problem: PatchConv, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Callable[[Array], Array]
-) -> Array:
+def _forward(problem: PatchConv, folded: FoldedWeights, x: Array, dtype: np.dtype[Any], rounding: Rounding) -> Array:
     check_folded(problem, folded)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         product = _patches(problem, x).astype(dtype) @ folded.conv.astype(dtype).T + folded.conv_bias.astype(dtype)
@@ -67,13 +61,3 @@ def _patches(problem: PatchConv, x: Array) -> Array:
     cut = x[:, : high * size, : wide * size].reshape(-1, high, size, wide, size, channels)
     patches = cut.transpose(0, 1, 3, 2, 4, 5)
     return patches.reshape(-1, high, wide, problem.inputs)
-
-
-def _check_input(problem: PatchConv, x: Array, *also: np.dtype[Any]) -> None:
-    """Raise ArrayError unless ``x`` holds images of the problem's shape in its dtype, or in one of ``also``."""
-    wanted = problem.x.views[0].shape[1:]
-    if x.shape[1:] != wanted or x.dtype not in (problem.x.storage, *also):
-        raise ArrayError(
-            f"x must be {problem.x.dtype} of shape (n, {', '.join(map(str, wanted))}) for {problem}, but got "
-            f"{x.dtype.name} of shape {x.shape}; convert it first"
-        )
