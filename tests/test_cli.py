@@ -79,6 +79,16 @@ def test_explain(kgen: Any) -> None:
         assert word in text
 
 
+def test_explain_tells_what_was_measured_from_what_is_modelled(kgen: Any) -> None:
+    tuned = ("convfirst", "--channels", "64", "--size", "56", "--device", "h200")
+    ran = kgen("explain", *tuned, "--batch", "256")
+    (row,) = [line for line in ran.out.splitlines() if "measured latency" in line]
+    exact = kgen("explain", *tuned, "--batch", "256", "--json").json
+    assert f"{exact['measured_us']:.1f} us" in row and "not measured" not in ran.out
+    near = kgen("explain", *tuned, "--batch", "255")
+    assert "modelled latency (not measured)" in near.out and "measured latency " not in near.out
+
+
 def test_explain_takes_a_config_as_text_or_file(kgen: Any, tmp_path: Path) -> None:
     config = kgen("explain", *SMALL, "--json").json["config"] | {"stages": 3}
     path = tmp_path / "config.json"

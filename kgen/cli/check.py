@@ -39,15 +39,15 @@ def _check(
     from kgen.worker import Job, Outcome, Worker
 
     target = _target(device, emulate)
-    chosen, origin = choose_config(problem, target, config, folder)
-    program = family(problem.family).plan(problem, chosen, target)
+    chosen = choose_config(problem, target, config, folder)
+    program = family(problem.family).plan(problem, chosen.config, target)
     cubin = compile_cubin(render(program), program.arch)
     with Worker(target) as worker:
-        result = worker.run(Job(problem, chosen, target, cubin), LIMIT_S)
+        result = worker.run(Job(problem, chosen.config, target, cubin), LIMIT_S)
     if result.outcome is Outcome.COMPILE_FAILED:  # the host's compiler: the GPU's has passed above
         raise CompileError(result.reason)
     passed = result.outcome is Outcome.OK
-    bound = _bound(problem, chosen, target) if passed else None
+    bound = _bound(problem, chosen.config, target) if passed else None
     if as_json:
         print_json(
             {
@@ -59,15 +59,16 @@ def _check(
                 "measured": result.measured and asdict(result.measured),
                 "emulated": emulate,
                 "device": target.name,
-                "origin": origin,
+                "origin": chosen.origin,
                 "problem": problem.to_json(),
-                "config": chosen.to_json(),
+                "config": chosen.config.to_json(),
             }
         )
     else:
         where = "in the emulator" if emulate else f"on {target.title}"
         verdict = f"error {result.error:.3g}, at most {bound:.3g} allowed" if passed else result.reason
-        print(f"{'passed' if passed else result.outcome.value}: {problem} {where}, config from {origin}: {verdict}")
+        outcome = "passed" if passed else result.outcome.value
+        print(f"{outcome}: {problem} {where}, config from {chosen.origin}: {verdict}")
     if not passed:
         raise typer.Exit(WRONG)
 

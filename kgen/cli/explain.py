@@ -32,16 +32,18 @@ def _explain(
 ) -> None:
     """Explain its kernels: of --config, else of the tuned config, else of the default one."""
     target = find_device(device)
-    chosen, origin = choose_config(problem, target, config, folder)
-    program: Program = family(problem.family).plan(problem, chosen, target)
+    chosen = choose_config(problem, target, config, folder)
+    program: Program = family(problem.family).plan(problem, chosen.config, target)
     figures = _figures(program)
+    if chosen.measured:
+        figures |= {"measured_us": chosen.measured.median_us, "measured_efficiency": chosen.measured.efficiency}
     if as_json:
         print_json(
             {
                 "problem": problem.to_json(),
                 "device": target.name,
-                "origin": origin,
-                "config": chosen.to_json(),
+                "origin": chosen.origin,
+                "config": chosen.config.to_json(),
                 "kernels": [asdict(kernel) for kernel in program.kernels],
                 "workspace_bytes": program.workspace_bytes,
                 **figures,
@@ -49,8 +51,8 @@ def _explain(
         )
         return
     screen = console()
-    screen.print(f"{problem} on {target.title}, config from {origin}", soft_wrap=True)
-    screen.print(config_line(chosen), soft_wrap=True)
+    screen.print(f"{problem} on {target.title}, config from {chosen.origin}", soft_wrap=True)
+    screen.print(config_line(chosen.config), soft_wrap=True)
     for kernel in program.kernels:
         screen.print(_launch_line(kernel), style="bold", soft_wrap=True)
         screen.print(_kernel_table(kernel))
@@ -102,5 +104,10 @@ def _figures_table(figures: dict[str, float]) -> Table:
     rows.add_row("waterline P/B", f"{figures['waterline_flop_per_byte']:.0f} FLOP/byte")
     rows.add_row("attainable latency", f"{figures['attainable_us']:.2f} us")
     rows.add_row("attainable efficiency", f"{figures['attainable_efficiency']:.1%}")
-    rows.add_row("modelled latency (not measured)", f"{figures['modelled_us']:.1f} us")
+    if "measured_us" in figures:
+        rows.add_row("modelled latency", f"{figures['modelled_us']:.1f} us")
+        rows.add_row("measured latency", f"{figures['measured_us']:.1f} us")
+        rows.add_row("measured efficiency", f"{figures['measured_efficiency']:.1%}")
+    else:
+        rows.add_row("modelled latency (not measured)", f"{figures['modelled_us']:.1f} us")
     return rows
