@@ -18,7 +18,6 @@
 #pragma once
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
-#include "ptx/stmatrix.cuh"
 #include "ptx/wgmma.cuh"
 #include "tile/cluster_ring.cuh"
 #include "tile/index.cuh"
@@ -58,18 +57,14 @@ struct WgmmaShape {
     using Cluster = ClusterRing<Spec::CLUSTER>;
     static_assert(STEPS * K_STEP == Spec::K && SPLIT * Spec::OUTPUTS == Spec::N, "steps and items tile the channels");
 
-    // Shared memory: slots (input pixels, then weights), each warp's strip of the output, vectors, barriers.
+    // Shared memory: slots (input pixels, then weights), vectors, barriers.
     static constexpr int IN_BLOCK_BYTES = CORE_BLOCK * K_STEP * 2;
     static constexpr int IN_BYTES = Spec::WARPGROUPS * IN_BLOCK_BYTES;
     static constexpr int WEIGHT_BYTES = Spec::OUTPUTS * K_STEP * 2;
     static constexpr int SLOT = IN_BYTES + WEIGHT_BYTES;
-    static constexpr int STRIP_COLUMNS = 32;
-    static constexpr int STRIP_PITCH = pitch_bytes(STRIP_COLUMNS);
-    static constexpr int STRIPS = Spec::STAGES * SLOT;
-    static constexpr int BIAS = STRIPS + (Spec::LAST ? PIXELS * STRIP_PITCH : 0);
+    static constexpr int BIAS = Spec::STAGES * SLOT;
     static constexpr int BARRIERS = BIAS + VECTORS * Spec::N * 4;
     static constexpr int BYTES = BARRIERS + (1 + 2 * Spec::STAGES) * 8;
-    static_assert(Spec::OUTPUTS % STRIP_COLUMNS == 0, "strips tile the outputs");
     static_assert(!Spec::SWIZZLED || K_STEP == 64, "a row is 128 bytes");
     using Accumulators = float[Spec::OUTPUTS / 8][4];
     // With three consumer warpgroups, ptxas rejects instructions of more outputs than the kernel's entry has registers
@@ -78,8 +73,9 @@ struct WgmmaShape {
     using Part = float[Spec::OUTPUTS / PARTS / 8][4];
 
     // Results are stored in slices of channels; if deferred, some during each of the next item's first steps.
-    static constexpr int SLICE_BLOCKS = Spec::LAST ? STRIP_COLUMNS / 16 : 1;
+    static constexpr int SLICE_BLOCKS = Spec::LAST ? 2 : 1;  // of 16 channels
     static constexpr int SLICES = Spec::OUTPUTS / 16 / SLICE_BLOCKS;
+    static_assert(SLICES * SLICE_BLOCKS * 16 == Spec::OUTPUTS, "slices tile the outputs");
     static constexpr int STEP_SLICES = ceil_div(SLICES, STEPS);
     static constexpr int STORING_STEPS = Spec::DEFERRED ? ceil_div(SLICES, STEP_SLICES) : 1;
 
@@ -193,6 +189,22 @@ __device__ inline void finish_rows(u32 (&rows)[2], const float (&left)[4], const
         rows[i / 2] = pack_e4m3(low.low(left[i]), low.high(left[i + 1]), high.low(right[i]), high.high(right[i + 1]));
 }
 
+// Lane q's n-th word becomes lane n's q-th, of the four lanes of a quad.
+__device__ inline void transpose_quad(u32 (&words)[4], int lane) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+        const bool upper = lane & step;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i & step) continue;
+            u32 &low = words[i], &high = words[i + step];
+            const u32 other = __shfl_xor_sync(~0u, upper ? low : high, step);
+            low = upper ? other : low;
+            high = upper ? high : other;
+        }
+    }
+}
+
 // Stores a warp's 16 pixels of an item. Registers are scarce, so what follows from the item is computed anew.
 template <class T, class Spec>
 struct StoreItem {
@@ -211,7 +223,7 @@ struct StoreItem {
 #pragma unroll
         for (int slice = from; slice < to; ++slice) {
             if constexpr (Spec::LAST)
-                store_strip(acc, slice * Shape::SLICE_BLOCKS);
+                store_pixels(acc, slice * Shape::SLICE_BLOCKS);
             else
                 store_block(acc, slice);
         }
@@ -233,22 +245,28 @@ struct StoreItem {
         store_cores(to + core_offset(0, n * 16 / IN_COLUMN, COLUMNS), words, lane);
     }
 
-    // STRIP_COLUMNS channels from the n-th 16 on to the block's output, through the warp's strip of shared memory.
-    __device__ void store_strip(const typename Shape::Accumulators& acc, int n) const {
+    // 32 channels from the n-th 16 on to the block's output. A lane has two of every eight channels of two pixels;
+    // after an exchange with its quad it has all of one eight, so that it stores 16 bytes of each pixel.
+    __device__ void store_pixels(const typename Shape::Accumulators& acc, int n) const {
         const int lane = threadIdx.x % 32, channel = output() + n * 16;
-        unsigned char* const strip = shared + Shape::STRIPS + threadIdx.x / 32 * 16 * Shape::STRIP_PITCH;
         const unsigned char* const bias = shared + Shape::BIAS + channel * 4;
+        Vec16 rows[2];
 #pragma unroll
         for (int i = 0; i < Shape::SLICE_BLOCKS; ++i) {
             u32 a[4];
             finish_block<T, Spec>(a, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
-            stmatrix_x4(strip + lane % 16 * Shape::STRIP_PITCH + lane / 16 * 16 + i * 32, a);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) rows[j % 2].word[2 * i + j / 2] = a[j];
         }
-        __syncwarp();
-        store_rows<T, 32, 16, Shape::STRIP_COLUMNS, Spec::ADDS_RESIDUAL>(
-            out + channel, Spec::ADDS_RESIDUAL ? residual + channel : nullptr, Spec::N, strip, Shape::STRIP_PITCH, lane,
-            [&](int row) { return inside(first() + row, pixels) ? first() + row : -1; });
-        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int pixel = first() + lane / 4 + i * 8;
+            const bool stored = inside(pixel, pixels);
+            const long long at = static_cast<long long>(stored ? pixel : 0) * Spec::N + channel + lane % 4 * 8;
+            transpose_quad(rows[i].word, lane);
+            if constexpr (Spec::ADDS_RESIDUAL) rows[i] = add_packed<T>(rows[i], load_global_16(residual + at));
+            if (stored) store_global_16(out + at, rows[i]);
+        }
     }
 };
 
