@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kgen.blocks.layout import ceil_div, pitch_bytes
+from kgen.blocks.layout import ceil_div
 from kgen.blocks.requirements import divides, multiple, require
 from kgen.devices import Device
 
@@ -16,7 +16,6 @@ CORE_BLOCK = 64
 it."""
 PRODUCER_REGISTERS = 32
 BARRIER_BYTES = 8
-STRIP_PITCH = pitch_bytes(32)
 ARCH = "sm_90"
 MAX_COLUMNS = 256
 """Columns of the widest wgmma."""
@@ -47,7 +46,7 @@ class MatmulGeometry:
     name: str
     """Of the kernel among its block's; "" where there is no other."""
     last: bool
-    """Whether the output is the block's, through strips of shared memory to its plain layout."""
+    """Whether the output is the block's, in its plain layout."""
     total_pixels: int
     inputs: int
     channels: int
@@ -115,9 +114,8 @@ class MatmulGeometry:
 
     @property
     def shared_bytes(self) -> int:
-        strips = self.pixels * STRIP_PITCH if self.last else 0
         vectors = 4 * self.vectors * self.channels
-        return self.stages * self.slot_bytes + strips + vectors + (1 + 2 * self.stages) * BARRIER_BYTES
+        return self.stages * self.slot_bytes + vectors + (1 + 2 * self.stages) * BARRIER_BYTES
 
 
 def check_matmul(kernel: MatmulGeometry, device: Device) -> None:

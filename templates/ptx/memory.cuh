@@ -23,7 +23,10 @@ __device__ inline void load_global_f32x8(float (&v)[8], const void* p) {
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 __device__ inline void store_global_u32(void* p, u32 v) { *static_cast<u32*>(p) = v; }
-__device__ inline void store_global_16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
+// By an intrinsic: a plain store of a struct the compiler sometimes leaves in four pieces.
+__device__ inline void store_global_16(void* p, const Vec16& v) {
+    __stwb(static_cast<uint4*>(p), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
+}
 __device__ inline void store_global_f32x8(void* p, const float (&v)[8]) {
     static_cast<float4*>(p)[0] = make_float4(v[0], v[1], v[2], v[3]);
     static_cast<float4*>(p)[1] = make_float4(v[4], v[5], v[6], v[7]);

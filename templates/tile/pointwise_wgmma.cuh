@@ -18,7 +18,6 @@
 #pragma once
 #include "ptx/grid_order.cuh"
 #include "ptx/register_share.cuh"
-#include "ptx/stmatrix.cuh"
 #include "ptx/wgmma.cuh"
 #include "tile/cluster_ring.cuh"
 #include "tile/index.cuh"
@@ -58,18 +57,14 @@ struct WgmmaShape {
     using Cluster = ClusterRing<Spec::CLUSTER>;
     static_assert(STEPS * K_STEP == Spec::K && SPLIT * Spec::OUTPUTS == Spec::N, "steps and items tile the channels");
 
-    // Shared memory: slots (input pixels, then weights), each warp's strip of the output, vectors, barriers.
+    // Shared memory: slots (input pixels, then weights), vectors, barriers.
     static constexpr int IN_BLOCK_BYTES = CORE_BLOCK * K_STEP * 2;
     static constexpr int IN_BYTES = Spec::WARPGROUPS * IN_BLOCK_BYTES;
     static constexpr int WEIGHT_BYTES = Spec::OUTPUTS * K_STEP * 2;
     static constexpr int SLOT = IN_BYTES + WEIGHT_BYTES;
-    static constexpr int STRIP_COLUMNS = 32;
-    static constexpr int STRIP_PITCH = pitch_bytes(STRIP_COLUMNS);
-    static constexpr int STRIPS = Spec::STAGES * SLOT;
-    static constexpr int BIAS = STRIPS + (Spec::LAST ? PIXELS * STRIP_PITCH : 0);
+    static constexpr int BIAS = Spec::STAGES * SLOT;
     static constexpr int BARRIERS = BIAS + VECTORS * Spec::N * 4;
     static constexpr int BYTES = BARRIERS + (1 + 2 * Spec::STAGES) * 8;
-    static_assert(Spec::OUTPUTS % STRIP_COLUMNS == 0, "strips tile the outputs");
     static_assert(!Spec::SWIZZLED || K_STEP == 64, "a row is 128 bytes");
     using Accumulators = float[Spec::OUTPUTS / 8][4];
     // With three consumer warpgroups, ptxas rejects instructions of more outputs than the kernel's entry has registers
@@ -78,8 +73,9 @@ struct WgmmaShape {
     using Part = float[Spec::OUTPUTS / PARTS / 8][4];
 
     // Results are stored in slices of channels; if deferred, some during each of the next item's first steps.
-    static constexpr int SLICE_BLOCKS = Spec::LAST ? STRIP_COLUMNS / 16 : 1;
+    static constexpr int SLICE_BLOCKS = Spec::LAST ? 2 : 1;  // of 16 channels
     static constexpr int SLICES = Spec::OUTPUTS / 16 / SLICE_BLOCKS;
+    static_assert(SLICES * SLICE_BLOCKS * 16 == Spec::OUTPUTS, "slices tile the outputs");
     static constexpr int STEP_SLICES = ceil_div(SLICES, STEPS);
     static constexpr int STORING_STEPS = Spec::DEFERRED ? ceil_div(SLICES, STEP_SLICES) : 1;
 
@@ -105,10 +101,25 @@ struct WgmmaBarriers {
     }
 };
 
+// A step's share of the residual that an item's pixels will need: brought to L2, where the hidden tensor has often
+// displaced it, beside the multiplications and not after them.
+template <class T, class Spec>
+__device__ inline void prefetch_residual(const T* residual, int item, int step, int pixels) {
+    using Shape = WgmmaShape<Spec>;
+    constexpr int SHARE = ceil_div(Shape::PIXELS, Shape::STEPS);
+    for (int i = threadIdx.x % 32; i < SHARE; i += 32) {
+        const int row = step * SHARE + i, pixel = Shape::tile(item) * Shape::PIXELS + row;
+        if (row < Shape::PIXELS && pixel < pixels)
+            bulk_prefetch(residual + static_cast<long long>(pixel) * Spec::N + item % Shape::SPLIT * Spec::OUTPUTS,
+                          Spec::OUTPUTS * 2);
+    }
+}
+
 // One warp copies the biases and scales, and each step's pixels and its share of the weights.
-template <class Spec>
+template <class T, class Spec>
 __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& barriers, const unsigned char* in,
-                                  const unsigned char* weights, const float* bias, int pixels, int items) {
+                                  const unsigned char* weights, const float* bias, const T* residual, int pixels,
+                                  int items) {
     using Shape = WgmmaShape<Spec>;
     // Contiguous pieces of a step's weights, in global and in shared memory.
     constexpr int PIECES = Spec::OUTER_N ? Spec::OUTPUTS / 8 : Shape::K_STEP / 16;
@@ -127,6 +138,7 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
         // A warpgroup beyond the tensor multiplies its last block once more, and stores nothing.
         const int block = min(Shape::tile(item) * Spec::WARPGROUPS + lane, last_block);
         const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * Shape::IN_BLOCK_BYTES;
+#pragma unroll 1
         for (int step = 0; step < Shape::STEPS; ++step) {
             mbarrier_wait(&barriers.empty[slot.index], slot.parity ^ 1);
             Barrier* const full = &barriers.full[slot.index];
@@ -136,6 +148,7 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
             if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * Shape::IN_BLOCK_BYTES, a, Shape::IN_BLOCK_BYTES, full);
             for (int i = lane * Spec::CLUSTER + Shape::Cluster::rank(); i < PIECES; i += 32 * Spec::CLUSTER)
                 Shape::Cluster::load(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
+            if constexpr (Spec::ADDS_RESIDUAL) prefetch_residual<T, Spec>(residual, item, step, pixels);
             a += Shape::IN_BLOCK_BYTES;
             w += Spec::OUTER_N ? Shape::K_STEP * 16 : Shape::K_STEP / 16 * STRIDE;
             slot.advance();
@@ -193,6 +206,22 @@ __device__ inline void finish_rows(u32 (&rows)[2], const float (&left)[4], const
         rows[i / 2] = pack_e4m3(low.low(left[i]), low.high(left[i + 1]), high.low(right[i]), high.high(right[i + 1]));
 }
 
+// Lane q's n-th word becomes lane n's q-th, of the four lanes of a quad.
+__device__ inline void transpose_quad(u32 (&words)[4], int lane) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+        const bool upper = lane & step;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i & step) continue;
+            u32 &low = words[i], &high = words[i + step];
+            const u32 other = __shfl_xor_sync(~0u, upper ? low : high, step);
+            low = upper ? other : low;
+            high = upper ? high : other;
+        }
+    }
+}
+
 // Stores a warp's 16 pixels of an item. Registers are scarce, so what follows from the item is computed anew.
 template <class T, class Spec>
 struct StoreItem {
@@ -211,7 +240,7 @@ struct StoreItem {
 #pragma unroll
         for (int slice = from; slice < to; ++slice) {
             if constexpr (Spec::LAST)
-                store_strip(acc, slice * Shape::SLICE_BLOCKS);
+                store_pixels(acc, slice * Shape::SLICE_BLOCKS);
             else
                 store_block(acc, slice);
         }
@@ -233,22 +262,28 @@ struct StoreItem {
         store_cores(to + core_offset(0, n * 16 / IN_COLUMN, COLUMNS), words, lane);
     }
 
-    // STRIP_COLUMNS channels from the n-th 16 on to the block's output, through the warp's strip of shared memory.
-    __device__ void store_strip(const typename Shape::Accumulators& acc, int n) const {
+    // 32 channels from the n-th 16 on to the block's output. A lane has two of every eight channels of two pixels;
+    // after an exchange with its quad it has all of one eight, so that it stores 16 bytes of each pixel.
+    __device__ void store_pixels(const typename Shape::Accumulators& acc, int n) const {
         const int lane = threadIdx.x % 32, channel = output() + n * 16;
-        unsigned char* const strip = shared + Shape::STRIPS + threadIdx.x / 32 * 16 * Shape::STRIP_PITCH;
         const unsigned char* const bias = shared + Shape::BIAS + channel * 4;
+        Vec16 rows[2];
 #pragma unroll
         for (int i = 0; i < Shape::SLICE_BLOCKS; ++i) {
             u32 a[4];
             finish_block<T, Spec>(a, acc[2 * (n + i)], acc[2 * (n + i) + 1], bias + i * 64, lane);
-            stmatrix_x4(strip + lane % 16 * Shape::STRIP_PITCH + lane / 16 * 16 + i * 32, a);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) rows[j % 2].word[2 * i + j / 2] = a[j];
         }
-        __syncwarp();
-        store_rows<T, 32, 16, Shape::STRIP_COLUMNS, Spec::ADDS_RESIDUAL>(
-            out + channel, Spec::ADDS_RESIDUAL ? residual + channel : nullptr, Spec::N, strip, Shape::STRIP_PITCH, lane,
-            [&](int row) { return inside(first() + row, pixels) ? first() + row : -1; });
-        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int pixel = first() + lane / 4 + i * 8;
+            const bool stored = inside(pixel, pixels);
+            const long long at = static_cast<long long>(stored ? pixel : 0) * Spec::N + channel + lane % 4 * 8;
+            transpose_quad(rows[i].word, lane);
+            if constexpr (Spec::ADDS_RESIDUAL) rows[i] = add_packed<T>(rows[i], load_global_16(residual + at));
+            if (stored) store_global_16(out + at, rows[i]);
+        }
     }
 };
 
@@ -381,6 +416,7 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
             multiply_items(consumer, results, items);
     } else {
         lower_registers<Spec::PRODUCER_REGISTERS>();
-        if (threadIdx.x < Shape::CONSUMERS + 32) load_steps<Spec>(shared, barriers, in, weights, bias, pixels, items);
+        if (threadIdx.x < Shape::CONSUMERS + 32)
+            load_steps<T, Spec>(shared, barriers, in, weights, bias, residual, pixels, items);
     }
 }

@@ -1,5 +1,6 @@
 // Results to memory: accumulators rounded into a shared tile, shared rows to global memory in 16-byte pieces.
 #pragma once
+#include "ptx/packed_add.cuh"
 #include "tile/fragment.cuh"
 
 // Rounds a warp's accumulators into a shared tile, at its first row and column.
@@ -11,15 +12,12 @@ __device__ inline void store_tile(unsigned char* tile, int pitch, const float (&
         for (int n = 0; n < NTiles; ++n) store_accumulator<T>(tile + m * 16 * pitch + n * 16, pitch, acc[m][n], lane);
 }
 
-// a + b for 8 packed elements, added in float.
+// a + b for 8 packed elements.
 template <class T>
 __device__ inline Vec16 add_packed(const Vec16& a, const Vec16& b) {
     Vec16 sum;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const FloatPair x = unpack<T>(a.word[i]), y = unpack<T>(b.word[i]);
-        sum.word[i] = pack<T>(x.low + y.low, x.high + y.high);
-    }
+    for (int i = 0; i < 4; ++i) sum.word[i] = add_pairs<T>(a.word[i], b.word[i]);
     return sum;
 }
 

@@ -125,9 +125,9 @@ def test_what_the_kernel_cannot_compute_is_refused_and_not_proposed(problem: Pro
 def test_accounting_by_hand() -> None:
     program = plan(PROBLEM, CONFIG, H200)
     (kernel,) = program.kernels
-    # A slot holds 64 inputs of 128 pixels and to 64 outputs; then come strips of 80 bytes a pixel, biases, barriers
-    # and, from a multiple of 16 on, where the pixels' patches begin, for each of four warps.
-    assert kernel.shared_bytes == 4 * 128 * (128 + 64) + 128 * 80 + 4 * 128 + 9 * 8 + 8 + 4 * 4 * 128
+    # A slot holds 64 inputs of 128 pixels and to 64 outputs; then come biases, barriers and, from a multiple of
+    # 16 on, where the pixels' patches begin, for each of four warps.
+    assert kernel.shared_bytes == 4 * 128 * (128 + 64) + 4 * 128 + 9 * 8 + 8 + 4 * 4 * 128
     assert (kernel.threads, kernel.work_items, kernel.grid, kernel.steps) == (384, 4, 4, 4)
     assert (program.arch, program.tiles, program.ragged, program.workspace_bytes) == ("sm_90a", 2, False, 0)
     matmul, load, store = (stage(kernel, kind) for kind in ("matmul", "load", "store"))

@@ -84,6 +84,12 @@ KERNEL(on_halves) {
     u32 a = word(x, i), b = word(x, count + i), c = word(x, 2 * count + i);
     put(y, multiply_f16x2(a, b), multiply_saturated_f16x2(a, b), multiply_add_f16x2(a, b, c), tanh_approx_f16x2(a));
 }
+// x: pairs of pairs, each kind after another. Words out: a + b as f16 and as bf16.
+KERNEL(sums) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, count = gridDim.x * blockDim.x;
+    u32 a = word(x, i), b = word(x, count + i);
+    put(y, add_pairs<f16>(a, b), add_pairs<bf16>(a, b), 0, 0);
+}
 // x: pairs of floats. A word out: packed f16.
 KERNEL(narrow_finite) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -270,6 +276,18 @@ def test_arithmetic_on_halves_rounds_once(library: HostLibrary, launch: Launch) 
         np.testing.assert_array_equal(saturated, np.nan_to_num(np.clip(a * b, 0, 1)).astype(np.float16))
         np.testing.assert_array_equal(total, (a * b + c).astype(np.float16))
         np.testing.assert_allclose(tanh, np.tanh(a), rtol=2**-10, atol=2**-24)
+
+
+@pytest.mark.parametrize(("column", "dtype"), [(0, np.float16), (1, ml_dtypes.bfloat16)])
+def test_packed_sums_round_once(library: HostLibrary, launch: Launch, column: int, dtype: Any) -> None:
+    pairs = 1 << 15
+    x = np.random.default_rng(7).integers(0, 65536, (2, 2 * pairs), dtype=np.uint16)
+    y = launch(library, "sums", x=x.view(np.float16).ravel(), grid=pairs // 32, y_words=4 * pairs)
+    with np.errstate(all="ignore"):
+        a, b = x.view(dtype).astype(np.float64)
+        np.testing.assert_array_equal(
+            words(y, pairs)[:, column].copy().view(dtype).astype(np.float64), (a + b).astype(dtype).astype(np.float64)
+        )
 
 
 def test_special_functions(library: HostLibrary, launch: Launch) -> None:

@@ -171,7 +171,6 @@ def _kernel(problem: PatchConv, config: WgmmaConfig, layer: _Geometry, device: D
                 "store",
                 dram_bytes=problem.y.bytes,  # the residual is in L2, which the load left there
                 l2_bytes=problem.y.bytes * (2 if problem.residual else 1),
-                shared_bytes=2 * problem.y.bytes,
             ),
         ),
         grid=min(layer.items, max(1, device.sms // layer.cluster) * layer.cluster),

@@ -153,4 +153,4 @@ def _matmul_ends(
         return (activate_stage(problem, config.sigmoid, problem.pixels), store)
     read = out_bytes if problem.residual else 0
     name = "residual and store y" if problem.residual else "store y"
-    return (Stage(name, "store", dram_bytes=out_bytes + read, l2_bytes=out_bytes + read, shared_bytes=2 * out_bytes),)
+    return (Stage(name, "store", dram_bytes=out_bytes + read, l2_bytes=out_bytes + read),)
