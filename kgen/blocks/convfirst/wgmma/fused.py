@@ -61,7 +61,6 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
     z_bytes = 2 * computed * channels  # written once, read for every chunk
     z_traffic = z_bytes * (1 + kernel.chunks) if kernel.z_in_shared else 0
     weights_read = computed // 64 * matrices // 2
-    reloads = y_bytes if kernel.z_in_shared and problem.residual else 0  # z has replaced x
     fragments = computed // 16 * (channels // GROUP_WIDTH)
     return (
         Stage(
@@ -79,7 +78,7 @@ def _stages(kernel: FusedGeometry, grid: int) -> tuple[Stage, ...]:
             "residual and store y" if problem.residual else "store y",
             "store",
             dram_bytes=y_bytes,
-            l2_bytes=y_bytes + reloads,
+            l2_bytes=y_bytes,
             shared_bytes=4 * y_bytes,
         ),
     )

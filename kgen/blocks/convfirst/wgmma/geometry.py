@@ -88,7 +88,8 @@ class FusedGeometry:
         before = self.config.x_slots * self.tile_bytes + pitch_bytes(self.problem.channels)
         weights = ceil_div(before + self.conv_bytes + self.bias_bytes, 128) * 128
         chunk_bytes = 2 * self.config.hidden_chunk * self.problem.channels
-        barriers = 1 + (2 + self.config.warpgroups) * self.config.x_slots + 2 * self.config.weight_slots
+        readers = self.config.warpgroups if self.z_in_shared else 1
+        barriers = 1 + (1 + self.config.warpgroups + readers) * self.config.x_slots + 2 * self.config.weight_slots
         return weights + self.config.weight_slots * chunk_bytes + barriers * BARRIER_BYTES
 
     @property
