@@ -34,6 +34,8 @@ def bench_network(
     from kgen.networks import NetworkWeights, variant
     from kgen.networks.bench import measure
     from kgen.networks.contenders import ours, peer
+    from kgen.render import family_digest
+    from kgen.tuned import environment
 
     target = find_device(device)
     kind: dict[str, Any] = {"dtype": dtype}
@@ -44,8 +46,14 @@ def bench_network(
         contenders = [ours(network, weights, count, size, target)]
         contenders += [peer(one, network, weights, count, size, target) for one in against.split(",") if one]
         figures += [measure(one, network, count, size, target) for one in contenders]
-    document = {"network": name, "size": size, "dtype": dtype, "device": asdict(target)}
-    document["figures"] = [asdict(one) for one in figures]
+    document = {
+        "network": name,
+        "size": size,
+        "dtype": dtype,
+        "device": asdict(target),
+        "environment": asdict(environment(target, family_digest("convfirst"))),
+        "figures": [asdict(one) for one in figures],
+    }
     if out is not None:
         _record(out, document)
     if as_json:

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
-from kgen.cli.bench import _record
+from kgen.cli.bench import _record, bench_network
 from kgen.cli.options import parse_batches
 from kgen.devices import find_device
 from kgen.errors import DeviceError, ProblemError
 from kgen.machine import ideal_us
-from kgen.networks import Network, NetworkWeights
+from kgen.networks import Network, NetworkWeights, contenders
 from kgen.networks.bench import Contender, measure
 from kgen.networks.contenders import ours, peer
 
@@ -74,6 +75,16 @@ def test_batches_are_integers(text: str) -> None:
     assert parse_batches("--batch", "1,32") == [1, 32]
     with pytest.raises(ProblemError, match="--batch must be integers with commas between"):
         parse_batches("--batch", text)
+
+
+def test_what_is_recorded_has_its_environment_beside_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Clockwork(monkeypatch, 100e-6)
+    monkeypatch.setattr(contenders, "ours", lambda *_: Contender("kgen", device.call, device.synchronize, lambda: 7))
+    out = tmp_path / "figures.json"
+    bench_network("convfirst_tiny", "2", out=out, device="h200")
+    recorded = json.loads(out.read_text())
+    assert recorded["environment"]["gpu"] == "NVIDIA H200" and recorded["environment"]["template_digest"]
+    assert [(one["batch"], one["memory_bytes"]) for one in recorded["figures"]] == [(2, 7)]
 
 
 def test_an_unwritable_file_is_named(tmp_path: Any) -> None:
