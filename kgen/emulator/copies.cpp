@@ -189,10 +189,6 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, 
     start_here("bulk_copy", offset, global, bytes, barrier, site);
 }
 
-void bulk_prefetch(const void* p, unsigned bytes, Site site) {
-    check_global_span(p, bytes, 16, false, "bulk_prefetch", site);
-}
-
 void bulk_copy_multicast(void* shared, const void* global, unsigned bytes, void* barrier, unsigned ctas, Site site) {
     const char* const what = "bulk_copy_multicast";
     if (!ctas || ctas >> state.launch->cluster)

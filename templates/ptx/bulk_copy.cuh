@@ -23,8 +23,3 @@ __device__ inline void bulk_copy_multicast(void* shared, const void* global, u32
         "l"(global), "r"(bytes), "r"(counter), "h"(static_cast<unsigned short>(ctas))
         : "memory");
 }
-
-// Asks for `bytes` at p to be brought to L2, if they are not there; both are multiples of 16.
-__device__ inline void bulk_prefetch(const void* p, u32 bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-}

@@ -101,25 +101,10 @@ struct WgmmaBarriers {
     }
 };
 
-// A step's share of the residual that an item's pixels will need: brought to L2, where the hidden tensor has often
-// displaced it, beside the multiplications and not after them.
-template <class T, class Spec>
-__device__ inline void prefetch_residual(const T* residual, int item, int step, int pixels) {
-    using Shape = WgmmaShape<Spec>;
-    constexpr int SHARE = ceil_div(Shape::PIXELS, Shape::STEPS);
-    for (int i = threadIdx.x % 32; i < SHARE; i += 32) {
-        const int row = step * SHARE + i, pixel = Shape::tile(item) * Shape::PIXELS + row;
-        if (row < Shape::PIXELS && pixel < pixels)
-            bulk_prefetch(residual + static_cast<long long>(pixel) * Spec::N + item % Shape::SPLIT * Spec::OUTPUTS,
-                          Spec::OUTPUTS * 2);
-    }
-}
-
 // One warp copies the biases and scales, and each step's pixels and its share of the weights.
-template <class T, class Spec>
+template <class Spec>
 __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& barriers, const unsigned char* in,
-                                  const unsigned char* weights, const float* bias, const T* residual, int pixels,
-                                  int items) {
+                                  const unsigned char* weights, const float* bias, int pixels, int items) {
     using Shape = WgmmaShape<Spec>;
     // Contiguous pieces of a step's weights, in global and in shared memory.
     constexpr int PIECES = Spec::OUTER_N ? Spec::OUTPUTS / 8 : Shape::K_STEP / 16;
@@ -138,7 +123,6 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
         // A warpgroup beyond the tensor multiplies its last block once more, and stores nothing.
         const int block = min(Shape::tile(item) * Spec::WARPGROUPS + lane, last_block);
         const unsigned char* a = in + static_cast<long long>(block) * Shape::STEPS * Shape::IN_BLOCK_BYTES;
-#pragma unroll 1
         for (int step = 0; step < Shape::STEPS; ++step) {
             mbarrier_wait(&barriers.empty[slot.index], slot.parity ^ 1);
             Barrier* const full = &barriers.full[slot.index];
@@ -148,7 +132,6 @@ __device__ inline void load_steps(unsigned char* shared, WgmmaBarriers<Spec>& ba
             if (lane < Spec::WARPGROUPS) bulk_copy(to + lane * Shape::IN_BLOCK_BYTES, a, Shape::IN_BLOCK_BYTES, full);
             for (int i = lane * Spec::CLUSTER + Shape::Cluster::rank(); i < PIECES; i += 32 * Spec::CLUSTER)
                 Shape::Cluster::load(to + Shape::IN_BYTES + i * PIECE, w + i * STRIDE, PIECE, full);
-            if constexpr (Spec::ADDS_RESIDUAL) prefetch_residual<T, Spec>(residual, item, step, pixels);
             a += Shape::IN_BLOCK_BYTES;
             w += Spec::OUTER_N ? Shape::K_STEP * 16 : Shape::K_STEP / 16 * STRIDE;
             slot.advance();
@@ -416,7 +399,6 @@ __device__ inline void pointwise_wgmma(unsigned char* shared, const unsigned cha
             multiply_items(consumer, results, items);
     } else {
         lower_registers<Spec::PRODUCER_REGISTERS>();
-        if (threadIdx.x < Shape::CONSUMERS + 32)
-            load_steps<T, Spec>(shared, barriers, in, weights, bias, residual, pixels, items);
+        if (threadIdx.x < Shape::CONSUMERS + 32) load_steps<Spec>(shared, barriers, in, weights, bias, pixels, items);
     }
 }

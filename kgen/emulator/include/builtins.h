@@ -35,7 +35,6 @@ void mbarrier_init_fence();
 void mbarrier_arrive(const void* barrier, const char* what, unsigned bytes, Site site);
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* barrier, Site site);
 void bulk_copy_multicast(void* shared, const void* global, unsigned bytes, void* barrier, unsigned ctas, Site site);
-void bulk_prefetch(const void* p, unsigned bytes, Site site);
 void fence_proxy_async();
 
 unsigned cluster_rank();

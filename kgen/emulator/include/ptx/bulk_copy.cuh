@@ -10,6 +10,3 @@ inline void bulk_copy_multicast(void* shared, const void* global, u32 bytes, Bar
                                 emulator::Site site = emulator::Site::here()) {
     emulator::bulk_copy_multicast(shared, global, bytes, barrier, ctas, site);
 }
-inline void bulk_prefetch(const void* p, u32 bytes, emulator::Site site = emulator::Site::here()) {
-    emulator::bulk_prefetch(p, bytes, site);
-}
