@@ -130,7 +130,7 @@ class CompilePool:
     """
 
     def __init__(self, processes: int | None = None) -> None:
-        self._threads = ThreadPoolExecutor(processes or os.cpu_count() or 1, thread_name_prefix="kgen-compile")
+        self._threads = ThreadPoolExecutor(processes or env.cores(), thread_name_prefix="kgen-compile")
         self._lock = threading.Lock()
         self._closed = False
         self._idle: list[_Child] = []

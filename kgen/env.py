@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,13 @@ def private_folder(path: Path) -> None:
     """Create ``path`` with its parents; a folder made here is the user's alone, since cubins in it are executed."""
     if not path.is_dir():
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def version() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from kgen.search.progress import Report, Snapshot, silent
 from kgen.search.recorded import Header, Recorder
 from kgen.search.space import Space, legal_space
 
+from kgen import env
 from kgen.blocks import family
 from kgen.compile import CompilePool, Cubin
 from kgen.devices import Device
@@ -63,9 +63,7 @@ def record(
     space = legal_space(problem, device, kind.choices(problem, device), [], seed)
     configs = sample_of(space, len(space) if sample is None else sample, seed)
     digest = family_digest(problem.family)
-    header = Header(
-        problem, device, environment(device, digest), space.extents, len(configs), seed, os.cpu_count() or 1
-    )
+    header = Header(problem, device, environment(device, digest), space.extents, len(configs), seed, env.cores())
     recorder = Recorder(path, header)
     todo = [config for config in configs if config not in recorder.done]
     if todo:
@@ -121,7 +119,7 @@ class _Recording:
         waiting: deque[_Candidate] = deque()
         coming = self._started(configs)
         while True:
-            while len(waiting) < _AHEAD * (os.cpu_count() or 1) and (candidate := next(coming, None)) is not None:
+            while len(waiting) < _AHEAD * env.cores() and (candidate := next(coming, None)) is not None:
                 waiting.append(candidate)
             self._tell_progress(len(waiting))
             if not waiting:

@@ -206,7 +206,7 @@ def open_bench(
 
 def cores_of(others: Sequence[Device]) -> int:
     """Cores that one tuner has when others search beside it."""
-    return max(1, (os.cpu_count() or 1) // (1 + len(others)))
+    return max(1, env.cores() // (1 + len(others)))
 
 
 def _prepare(

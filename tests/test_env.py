@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -31,6 +32,17 @@ def test_folders_default_to_the_users(tmp_path: Path, monkeypatch: pytest.Monkey
     assert env.cache_dir() == tmp_path / "cache"
     assert env.user_tuned_dir() == tmp_path / "data" / "tuned_configs"
     assert not env.user_tuned_dir().exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which cores a process may run on")
+def test_cores_are_those_this_process_may_run_on() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert env.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert env.cores() == len(allowed)
 
 
 def test_tuned_dir_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

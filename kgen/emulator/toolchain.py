@@ -21,7 +21,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from kgen.emulator.library import HostLibrary
-from kgen.env import cache_dir
+from kgen.env import cache_dir, cores
 from kgen.errors import CompileError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _runtime(compiler: Compiler) -> list[Path]:
         if not _is_sound(folder, objects):
             built = Path(tempfile.mkdtemp(dir=root, prefix=".build-"))
             try:
-                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                with ThreadPoolExecutor(cores()) as pool:
                     list(pool.map(partial(_compile_own, compiler, built), sources, objects))
                 _publish(built, folder, objects)
             finally:
