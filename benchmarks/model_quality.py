@@ -29,11 +29,13 @@ from kgen.machine import Program
 from kgen.model import Constants, constants_of, model_terms
 
 TOPS = (1, 8, 32)
-_FACTOR = 8.0
+_FACTOR = 4.0
 """A fitted constant is at most so many times its first guess, or that part of it."""
 _FIXED = "spill_bytes_to_double"  # what spills much is not measured
 _PER_SPACE = 200
 """Configs of a space that a fit looks at."""
+_SHARES = ("mma_share", "wgmma_share", "least_exposed")
+"""Constants that are at most 1."""
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -82,8 +84,15 @@ def fit(spaces: Sequence[Measured]) -> Constants:
         return np.concatenate([_weighted_errors(part, known) for part in parts])
 
     limit = np.log2(_FACTOR)
+    whole = [-np.log2(getattr(start, name)) if name in _SHARES else limit for name in names]
     solved = least_squares(
-        errors, np.zeros(len(names)), bounds=(-limit, limit), loss="soft_l1", f_scale=0.2, diff_step=0.02, max_nfev=30
+        errors,
+        np.zeros(len(names)),
+        bounds=(-limit, np.minimum(limit, whole)),
+        loss="soft_l1",
+        f_scale=0.2,
+        diff_step=0.02,
+        max_nfev=30,
     )
     return constants(solved.x)
 

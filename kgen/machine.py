@@ -52,7 +52,7 @@ class Stage:
 
     ``flops`` counts useful operations (direct convolution, no padding); ``issued_flops`` what the tensor cores execute,
     with padding and recomputation, by the instructions of ``unit``. ``special`` counts special-function operations.
-    ``bytes`` are moved per level.
+    ``bytes`` are moved per level; ``distributed_bytes`` between the shared memories of a cluster's CTAs.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Stage:
     dram_bytes: int = 0
     l2_bytes: int = 0
     shared_bytes: int = 0
+    distributed_bytes: int = 0
     unit: Unit = "mma"
 
 

@@ -1,9 +1,8 @@
 """The performance model: a program's predicted latency, good enough to rank configs.
 
-Each kernel's work items spread over the SMs in waves. An item costs the slowest of its units (tensor cores, shared
-memory, special functions, L2) plus a share of the others, more of it the fewer warps there are to overlap them, plus a
-latency per pipeline step, which CTAs side by side on an SM hide from one another. The chip's DRAM and L2 bandwidth
-bound the whole kernel from below.
+Each kernel's work items spread over the SMs in waves. A wave costs the slowest of an SM's units (tensor cores, shared
+memory, that of the cluster, special functions, L2) plus a share of the others, more of it the fewer warps there are to
+overlap them, plus a latency per pipeline step. The chip's DRAM and L2 bandwidth bound the whole kernel from below.
 """
 
 from __future__ import annotations
@@ -23,28 +22,34 @@ _GPC_SMS = 17
 
 @dataclass(frozen=True)
 class Constants:
-    """What the model cannot know of a GPU without measurements; rates are of an SM and a clock."""
+    """What the model cannot know of a GPU without measurements; rates are of an SM and a clock.
 
-    mma_share: float = 1.0
-    """Of the peak rate, that mma.sync can reach."""
-    wgmma_share: float = 0.9
-    shared_bytes: float = 128.0
-    special: float = 16.0
-    l2_bytes: float = 64.0
-    l2_to_dram: float = 1.3
+    The defaults are fitted to recorded spaces of an H200 by ``benchmarks/model_quality.py``, together, so that one may
+    make up for another.
+    """
+
+    mma_share: float = 0.46
+    """Of the peak rate, that kernels get of mma.sync."""
+    wgmma_share: float = 1.0
+    shared_bytes: float = 140.0
+    distributed_bytes: float = 9.6
+    """Between the shared memories of a cluster's CTAs."""
+    special: float = 6.4
+    l2_bytes: float = 256.0
+    l2_to_dram: float = 1.21
     """Bandwidth of L2 over that of DRAM, of the chip."""
-    warps_to_overlap: float = 12.0
+    warps_to_overlap: float = 11.0
     """Of an SM, that hide nearly all of the lesser units."""
-    least_exposed: float = 0.25
+    least_exposed: float = 0.41
     """Share of the lesser units that is never hidden."""
-    step_clocks: float = 450.0
-    launch_us: float = 1.6
+    step_clocks: float = 192.0
+    launch_us: float = 1.78
     spill_bytes_to_double: float = 256.0
 
 
 def constants_of(device: Device) -> Constants:
-    """The constants for a device, fitted by hand on an H200."""
-    return Constants(mma_share=_MMA_SHARE.get(device.arch, 1.0))
+    """The constants for a device: those of an H200, but for the share of the peak rate that is mma.sync's."""
+    return Constants(mma_share=Constants.mma_share * _MMA_SHARE.get(device.arch, 1.0))
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ def model_terms(
 
 def _terms(kernel: KernelPlan, device: Device, resources: Resources | None, constants: Constants) -> KernelTerms:
     ctas = _resident_ctas(kernel, device, resources)
-    concurrent = min(ctas, -(-kernel.grid // device.sms))
-    rounds = -(-kernel.work_items // (_usable_sms(kernel, device) * concurrent))
+    sms = _usable_sms(kernel, device)
+    concurrent = min(ctas, -(-kernel.grid // sms))
+    rounds = -(-kernel.work_items // (sms * concurrent))
     warps = concurrent * kernel.threads // 32
     scale = rounds / device.clock_mhz
     spilled_bytes = resources.spill_store_bytes if resources is not None else 0
@@ -125,7 +131,7 @@ def _terms(kernel: KernelPlan, device: Device, resources: Resources | None, cons
         symbol=kernel.symbol,
         units_us={name: scale * clocks for name, clocks in units.items()},
         exposed=max(constants.least_exposed, 1 - warps / constants.warps_to_overlap),
-        steps_us=scale * kernel.steps * constants.step_clocks / concurrent,
+        steps_us=scale * kernel.steps * constants.step_clocks,
         dram_us=kernel.total("dram_bytes") / device.dram_bytes_per_s * 1e6,
         l2_us=kernel.total("l2_bytes") / (device.dram_bytes_per_s * constants.l2_to_dram) * 1e6,
         spill_factor=1 + spilled_bytes / constants.spill_bytes_to_double,
@@ -154,6 +160,7 @@ def _unit_clocks(kernel: KernelPlan, device: Device, concurrent: int, constants:
     return {
         "tensor cores": _tensor_clocks(kernel, device, work, constants) / busy,
         "shared-memory bandwidth": work * kernel.total("shared_bytes") / constants.shared_bytes,
+        "distributed shared memory": work * kernel.total("distributed_bytes") / constants.distributed_bytes,
         "special functions": work * kernel.total("special") / constants.special / busy,
         "an SM's L2 bandwidth": work * kernel.total("l2_bytes") / constants.l2_bytes,
     }

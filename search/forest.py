@@ -13,7 +13,6 @@ the greatest) with random weights, each of which aims at another place on the Pa
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -83,7 +82,7 @@ class ForestSampler(SpaceSampler):
     def choose(self, study: optuna.Study, trial: FrozenTrial) -> Config:
         left = self._space.left
         if len(self._passed) < _LEAST_PASSED:
-            chosen = self._best_predicted(left)
+            chosen = min(left, key=self._predicted)
         else:
             self._grow(left)
             expecting = [config for config in left if config in self._expected]
@@ -105,11 +104,6 @@ class ForestSampler(SpaceSampler):
         with suppress(InfeasibleError):  # by rules that are new since it was proposed
             self._of(config)
             self._evaluated[config] = self._costs(values) if values else None
-
-    def _best_predicted(self, left: Sequence[Config]) -> Config:
-        """What the performance model ranks first on a side of which the fewest were proposed."""
-        proposed = Counter(config.boundary for config in (*self._evaluated, *self._under_way.values()))
-        return min(left, key=lambda config: (proposed[config.boundary], self._predicted(config)))
 
     @property
     def expected_gain(self) -> float | None:

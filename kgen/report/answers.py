@@ -71,7 +71,7 @@ def _what_limits(winner: Trial, program: Program) -> str:
     kernel = f" in {slowest.symbol}, which takes {_us(slowest.total_us)} of {_us(total_us)}" if len(terms) > 1 else ""
     spilled = winner.evaluation.spill_bytes
     spills = f" It spills {spilled} bytes of registers, which comes on top." if spilled else ""
-    units = ", ".join(f"{name} {_us(time_us)}" for name, time_us in slowest.in_sm_us.items())
+    units = ", ".join(f"{name} {_us(time_us)}" for name, time_us in slowest.in_sm_us.items() if time_us)
     return (
         f"By the performance model, {slowest.binding}{kernel}: alone it would take {_us(slowest.binding_us)} of the "
         f"{_us(slowest.total_us)} predicted. An SM works for {_us(slowest.sm_us)} ({units}; the longest hides "

@@ -166,7 +166,7 @@ def test_accounting_by_hand() -> None:
     x, weights, bias = 2 * (48 + 2 * 17) * 64, 2560 + 2 * 2 * 16 * 64, 4 * (16 + 16 + 16)
     assert stage(main, "load").l2_bytes == 12 * x + 48 * (weights + bias)
     share = next(one for one in main.stages if one.name == "share z and h")
-    assert share.shared_bytes == 48 * 2 * 48 * (64 + 64)
+    assert share.shared_bytes == share.distributed_bytes == 48 * 2 * 48 * (64 + 64)
     # Rows of 16 elements take 48 bytes, those of 16 sums 96. h of four slices takes more than x, a zero pixel and the
     # conv weights.
     h = z = 4 * 48 * 48

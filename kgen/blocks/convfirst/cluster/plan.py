@@ -13,8 +13,8 @@ from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
 
 _SUM_THREADS = 128
-_STEPS = 4
-"""What a CTA does one after the other: load, convolve, expand, project."""
+_STEPS = 8
+"""What a CTA does one after the other: load, convolve, expand and project, and after each a wait for other CTAs."""
 
 
 def plan(problem: ConvFirst, config: ClusterConfig, device: Device) -> Program:
@@ -103,7 +103,7 @@ def _stages(main: ClusterGeometry) -> tuple[Stage, ...]:
         conv_stage(problem, fragments, fragments * (CONV_A_BYTES + CONV_PAIR_BYTES // 2)),
         matmul_stage("expand", problem, computed, main.ctas * main.expand.shared_bytes, "mma"),
         activate_stage(problem, config.sigmoid, main.tiles * config.pixels),
-        Stage("share z and h", "store", shared_bytes=shared_out),
+        Stage("share z and h", "store", shared_bytes=shared_out, distributed_bytes=shared_out),
         matmul_stage("project", problem, computed, main.ctas * main.project.shared_bytes, "mma"),
         Stage("store sums", "store", l2_bytes=_sums_bytes(problem, config))
         if config.hidden_split > 1
