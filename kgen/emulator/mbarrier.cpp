@@ -1,6 +1,7 @@
 // mbarriers: phases that end when all their arrivals are in and all bytes they expect have been copied.
 //
 // An arrival releases its thread's clock to the current phase, a wait acquires what was released to a complete one.
+// These clocks also tell which waits come before the end of a phase in every order of the warps, not in this one alone.
 #include <stdio.h>
 #include <string.h>
 
@@ -53,6 +54,28 @@ void take_over(unsigned warp, unsigned index) {
     acquire_clock(state.cta->shadow.clocks[warp], state.cta->barriers[index].complete);
 }
 
+// A warp that has waited for a phase must have done so before the next one ends, in any order in which warps may run:
+// later it would take the parity for that of the phase after, for which it may wait for ever. So what that next phase
+// ends by must come after the wait. True, or complains.
+bool check_seen(const Mbarrier& barrier) {
+    for (unsigned w = 0; w < warps_per_cta(); ++w) {
+        const Look& look = barrier.looks[w][(barrier.phase + 1) % 2];
+        if (!look.stamp || look.phases != barrier.phase) continue;
+        const uint32_t* const known = barrier.current.until + w * 32;
+        bool seen = false;
+        for (unsigned lane = 0; lane < 32; ++lane) seen |= known[lane] > look.stamp;
+        if (seen) continue;
+        complain(
+            "a phase of an mbarrier must not end before all who wait for the one before it have seen that end, for "
+            "parity alone tells them apart, but in kernel %s, block %u, phase %u of the barrier at byte %u of shared "
+            "memory may end, in another order of the warps, before warp %u is done with its wait at %s; let that warp "
+            "arrive, after its wait, where whoever ends the phase waits",
+            state.launch->symbol, blockIdx.x, barrier.phase, barrier.offset, w, text(look.site));
+        return false;
+    }
+    return true;
+}
+
 // The last arrival or bytes for it came by a thread of CTA `from`.
 void end_phase_if_complete(unsigned index, const Cta& from, unsigned thread, Site site) {
     Mbarrier& barrier = state.cta->barriers[index];
@@ -68,6 +91,7 @@ void end_phase_if_complete(unsigned index, const Cta& from, unsigned thread, Sit
             static_cast<unsigned long long>(barrier.issued) - static_cast<unsigned long long>(barrier.missing));
         return;
     }
+    if (!check_seen(barrier)) return;
     barrier.arrived = 0;
     barrier.current.until[phase_actor(index)] = ++barrier.phase;
     copy_clock(barrier.complete, barrier.current);
@@ -219,7 +243,7 @@ void mbarrier_wait(void* p, unsigned parity, Site site) {
             "bit of the phase's number",
             state.launch->symbol, blockIdx.x, threadIdx.x, text(site), parity);
     const unsigned index = find_barrier(p, "mbarrier_wait", site);
-    const Mbarrier& barrier = state.cta->barriers[index];
+    Mbarrier& barrier = state.cta->barriers[index];
     check_visible(barrier, true, "mbarrier_wait", site);
     const int64_t phase = phase_of(barrier, parity);
     const uint32_t known = current_clock().until[phase_actor(index)];
@@ -231,6 +255,7 @@ void mbarrier_wait(void* p, unsigned parity, Site site) {
             "parity",
             state.launch->symbol, blockIdx.x, threadIdx.x / 32, text(site), parity, barrier.offset,
             static_cast<long long>(phase), known);
+    barrier.looks[threadIdx.x / 32][parity] = {warp.stamp, static_cast<uint32_t>(phase + 1), site};
     if (phase < static_cast<int64_t>(barrier.phase)) {
         take_over(threadIdx.x / 32, index);
         release();

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from convfirst_programs import RUNS
-from layer_programs import ACTIVATIONS, DTYPES
+from layer_programs import ACTIVATIONS, DTYPES, LayerExample
 from patchconv_programs import PATCHCONV_WGMMA_EXAMPLES, WGMMA
 from test_patchconv_plan import stage
 
@@ -37,6 +37,16 @@ def test_a_variant_is_right_in_every_order(name: str) -> None:
     outputs = {verify_in_emulator(case, one.program, library, seed=seed, completion=how) for seed, how in RUNS}
     assert len(outputs) == 1, "the order of threads and copies must not change the result"
     assert 0 < outputs.pop().output <= case.bound.output
+
+
+def test_a_slow_producing_warp_never_hangs_a_cluster() -> None:
+    # Two items a CTA of six steps each, with five slots for four producing warps. Whatever the order of warps here, the
+    # emulator complains if a slot could be freed twice while one of them has not looked.
+    problem = Problem(batch=1, height=56, width=28, channels=96, outputs=192)
+    one = LayerExample(problem, replace(WGMMA, outputs=192, stages=5, cluster=4), ctas=4)
+    (kernel,) = one.program.kernels
+    assert (kernel.work_items, kernel.grid, kernel.steps) == (8, 4, 6)
+    assert one.failure(build(one.source)) is None
 
 
 @pytest.mark.parametrize("name", ["remainders, outputs split", "steps over two rows", "clusters"])

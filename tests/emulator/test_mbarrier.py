@@ -112,7 +112,7 @@ KERNEL(bad_use) {
     if (batch == 12 && threadIdx.x == 3) mbarrier_arrive_expect(barrier(), 64), mbarrier_arrive(barrier());
     if (batch == 12 && threadIdx.x == 4) mbarrier_arrive(barrier());
     if (batch == 13 && threadIdx.x < 4) mbarrier_arrive(barrier());
-    if (batch == 13) mbarrier_wait(barrier(), 0);
+    if (batch == 13 && threadIdx.x < 32) mbarrier_wait(barrier(), 0);
     if (batch == 14 && threadIdx.x == 0) mbarrier_arrive_expect(barrier(), 64), mbarrier_arrive(barrier());
     if (batch == 15 && threadIdx.x == 32) mbarrier_init(barrier(), 2);
     if (batch == 15) mbarrier_wait(barrier(), 0);
@@ -139,6 +139,20 @@ KERNEL(phases) {
     }
     if (batch == 0) __syncthreads();
     if (batch < 2 && threadIdx.x >= 32) mbarrier_wait(barrier(), 1);  // phase 1, known by __syncthreads only
+}
+// Warp 0 ends two phases; warp 1 waits for the first.
+KERNEL(overtaken) {
+    initialise(1);
+    if (threadIdx.x < 32) {
+        if (threadIdx.x == 0) mbarrier_arrive(barrier());
+        if (batch == 0) mbarrier_wait(barrier(1), 0);
+        if (batch == 1) __syncthreads();
+        if (threadIdx.x == 0) mbarrier_arrive(barrier());
+    } else {
+        mbarrier_wait(barrier(), 0);
+        if (batch == 0 && threadIdx.x == 63) mbarrier_arrive(barrier(1));
+        if (batch == 1) __syncthreads();
+    }
 }
 KERNEL(deadlock) {
     initialise(3, 2);
@@ -279,14 +293,33 @@ def test_phases_follow_each_other(library: HostLibrary, launch: Launch) -> None:
     for seed in range(20):
         launch(library, "phases", threads=64, seed=seed)
         launch(library, "phases", threads=64, seed=seed, batch=2)
-    outcomes = set()
-    for seed in range(20):  # without __syncthreads, parity alone does not tell phase 1 from the one before phase 0
-        try:
+
+
+OVERTAKEN = r"for every phase of an mbarrier in turn|before warp 1 is done with its wait at kernel.cu:\d+; let"
+
+
+def test_parity_alone_does_not_tell_a_phase_from_the_second_before_it(library: HostLibrary, launch: Launch) -> None:
+    messages = set()
+    for seed in range(20):  # without __syncthreads, phase 1 may be the one before phase 0
+        with pytest.raises(EmulatorError, match=OVERTAKEN) as caught:
             launch(library, "phases", threads=64, seed=seed, batch=1)
-            outcomes.add("passes")
-        except EmulatorError as error:
-            outcomes.add("in turn" if "for every phase of an mbarrier in turn" in str(error) else str(error))
-    assert "in turn" in outcomes and outcomes <= {"in turn", "passes"}
+        messages.add("in turn" in str(caught.value))
+    assert messages == {True, False}, "the wait came too early, and too late"
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["an arrival after the wait", "__syncthreads after the wait"])
+def test_a_phase_may_end_once_the_one_before_it_has_been_seen(library: HostLibrary, launch: Launch, case: int) -> None:
+    for seed in range(20):
+        launch(library, "overtaken", threads=64, batch=case, seed=seed)
+
+
+def test_a_wait_that_two_phases_may_overtake_is_an_error_in_every_order(library: HostLibrary, launch: Launch) -> None:
+    messages = set()
+    for seed in range(20):
+        with pytest.raises(EmulatorError, match=OVERTAKEN) as caught:
+            launch(library, "overtaken", threads=64, batch=2, seed=seed)
+        messages.add("in turn" in str(caught.value))
+    assert messages == {True, False}, "the wait came after both phases, and before the second had ended"
 
 
 def test_deadlock_names_barriers_and_what_they_lack(library: HostLibrary, launch: Launch) -> None:

@@ -93,6 +93,13 @@ struct Visit {
     uint32_t phase, told;
 };
 
+// A warp's latest wait for a phase of one parity.
+struct Look {
+    uint32_t stamp;   // 0 before any
+    uint32_t phases;  // complete once it is over
+    Site site;
+};
+
 struct Mbarrier {
     uint32_t offset;  // in shared memory
     uint32_t arrivals, arrived;
@@ -104,6 +111,7 @@ struct Mbarrier {
     uint32_t fence_stamp;  // of the initialiser's fence, 0 before it
     uint32_t shown;        // the phase of the cluster barrier that shows it to other CTAs, counted from 1, 0 if none
     Visit visit;
+    Look looks[kMaxWarps][2];  // by parity
     Clock current, complete;  // what has been released to the current phase, and to the last complete one
 };
 
