@@ -29,8 +29,24 @@ from kgen.machine import Program
 from kgen.model import Constants, constants_of, model_terms
 
 TOPS = (1, 8, 32)
-_FACTOR = 4.0
-"""A fitted constant is at most so many times its first guess, or that part of it."""
+_GUESS = Constants(
+    mma_share=0.62,
+    wgmma_share=0.9,
+    shared_bytes=128.0,
+    distributed_bytes=16.0,
+    special=16.0,
+    l2_bytes=64.0,
+    l2_to_dram=1.3,
+    warps_to_overlap=12.0,
+    least_exposed=0.25,
+    step_clocks=250.0,
+    launch_us=1.8,
+    spill_bytes_to_double=256.0,
+)
+"""Where a fit for an H200 begins: rates of its hardware, and guesses."""
+_RATES = ("shared_bytes", "special", "l2_bytes", "l2_to_dram")
+_SURE, _UNSURE = 1.25, 4.0
+"""A fitted constant is at most so many times the guess, or that part of it: a rate of the hardware, or another one."""
 _FIXED = "spill_bytes_to_double"  # what spills much is not measured
 _PER_SPACE = 200
 """Configs of a space that a fit looks at."""
@@ -71,7 +87,7 @@ class Measured:
 
 def fit(spaces: Sequence[Measured]) -> Constants:
     """The constants with the least error of log2 of the latency; slow configs weigh less, and outliers little."""
-    start = constants_of(spaces[0].programs[0].device)
+    start = _GUESS
     names = [field.name for field in fields(Constants) if field.name != _FIXED]
     parts = [space.fastest(_PER_SPACE) for space in spaces]
 
@@ -83,12 +99,12 @@ def fit(spaces: Sequence[Measured]) -> Constants:
         known = constants(logs)
         return np.concatenate([_weighted_errors(part, known) for part in parts])
 
-    limit = np.log2(_FACTOR)
-    whole = [-np.log2(getattr(start, name)) if name in _SHARES else limit for name in names]
+    limits = np.log2([_SURE if name in _RATES else _UNSURE for name in names])
+    whole = [-np.log2(getattr(start, name)) if name in _SHARES else np.inf for name in names]
     solved = least_squares(
         errors,
         np.zeros(len(names)),
-        bounds=(-limit, np.minimum(limit, whole)),
+        bounds=(-limits, np.minimum(limits, whole)),
         loss="soft_l1",
         f_scale=0.2,
         diff_step=0.02,

@@ -28,22 +28,22 @@ class Constants:
     make up for another.
     """
 
-    mma_share: float = 0.46
+    mma_share: float = 0.48
     """Of the peak rate, that kernels get of mma.sync."""
     wgmma_share: float = 1.0
-    shared_bytes: float = 140.0
-    distributed_bytes: float = 9.6
+    shared_bytes: float = 157.0
+    distributed_bytes: float = 19.9
     """Between the shared memories of a cluster's CTAs."""
-    special: float = 6.4
-    l2_bytes: float = 256.0
-    l2_to_dram: float = 1.21
+    special: float = 12.8
+    l2_bytes: float = 80.0
+    l2_to_dram: float = 1.2
     """Bandwidth of L2 over that of DRAM, of the chip."""
-    warps_to_overlap: float = 11.0
+    warps_to_overlap: float = 13.0
     """Of an SM, that hide nearly all of the lesser units."""
-    least_exposed: float = 0.41
+    least_exposed: float = 0.52
     """Share of the lesser units that is never hidden."""
-    step_clocks: float = 192.0
-    launch_us: float = 1.78
+    step_clocks: float = 223.0
+    launch_us: float = 1.54
     spill_bytes_to_double: float = 256.0
 
 

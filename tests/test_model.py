@@ -9,11 +9,12 @@ import pytest
 from kgen.blocks.convfirst import Problem, default_config, plan
 from kgen.devices import find_device
 from kgen.machine import KernelPlan, Program, Stage, ideal_us
-from kgen.model import model_terms, predict_us
+from kgen.model import Constants, model_terms, predict_us
 
 H200 = find_device("h200")
 FLOPS = 10**12
-LAUNCH_US = 1.6
+OWN = Constants()
+LAUNCH_US = OWN.launch_us
 
 
 def program(*stages: Stage, device_name: str = "h200") -> Program:
@@ -30,11 +31,11 @@ def matmul(unit: str, flops: int = FLOPS) -> Stage:
 @pytest.mark.parametrize(
     ("device", "unit", "share"),
     [
-        ("h200", "mma", 0.62),
-        ("h200", "wgmma", 0.9),
-        ("h200", "wgmma_float8", 1.8),
-        ("a100", "mma", 1.0),
-        ("b200", "mma", 0.5),
+        ("h200", "mma", 0.62 * OWN.mma_share),
+        ("h200", "wgmma", OWN.wgmma_share),
+        ("h200", "wgmma_float8", 2 * OWN.wgmma_share),
+        ("a100", "mma", OWN.mma_share),
+        ("b200", "mma", 0.5 * OWN.mma_share),
     ],
 )
 def test_an_instruction_reaches_its_share_of_the_peak(device: str, unit: str, share: float) -> None:
@@ -53,6 +54,7 @@ def test_both_instructions_share_one_pipe() -> None:
     [
         (matmul("mma"), "tensor cores"),
         (Stage("load", "load", shared_bytes=10**12), "shared-memory bandwidth"),
+        (Stage("store", "store", distributed_bytes=10**12), "distributed shared memory"),
         (Stage("activate", "activate", special=10**12), "special functions"),
         (Stage("load", "load", dram_bytes=10**12), "DRAM bandwidth"),
         (Stage("load", "load", l2_bytes=10**12), "the chip's L2 bandwidth"),
@@ -69,4 +71,6 @@ def test_the_term_that_binds_is_named(stage: Stage, binding: str) -> None:
 def test_a_kernel_of_steps_is_bound_by_their_latency() -> None:
     one = program(Stage("load", "load"))
     (terms,) = model_terms(replace(one, kernels=(replace(one.kernels[0], steps=100),)))
-    assert terms.binding == "pipeline-step latency" and terms.binding_us == pytest.approx(100 * 450 / H200.clock_mhz)
+    assert terms.binding == "pipeline-step latency" and terms.binding_us == pytest.approx(
+        100 * OWN.step_clocks / H200.clock_mhz
+    )

@@ -173,7 +173,7 @@ def test_accounting_by_hand() -> None:
     assert h > (48 + 2 * 17 + 1) * 48 + 2560
     sums, expand, project, barriers = 2 * 48 * 96, 2 * 64 * 16, 2 * 64 * 16, 8 * (4 + 2 * 3)
     assert main.shared_bytes == h + z + expand + project + sums + bias + barriers
-    assert (main.grid, main.work_items, main.cluster, main.threads, main.steps) == (48, 48, 4, 192, 4)
+    assert (main.grid, main.work_items, main.cluster, main.threads, main.steps) == (48, 48, 4, 192, 16)
     assert main.begins_early and total.begins_early
     # Two clusters' parts of y, and x for the residual.
     stored = next(one for one in main.stages if one.name == "store sums")

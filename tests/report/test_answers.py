@@ -39,10 +39,10 @@ def test_five_answers(study: StudyTrials, tmp_path: Path) -> None:
         "latency is 60.7 us and the attainable one 60.7 us, so the winner takes 1.65 times as long as it could."
     )
     assert limit == (
-        "By the performance model, tensor cores: alone it would take 73.2 us of the 117.7 us predicted. An SM works "
-        "for 116.1 us (tensor cores 73.2 us, shared-memory bandwidth 63.4 us, special functions 49.6 us, an SM's L2 "
-        "bandwidth 14.8 us, pipeline-step latency 10.9 us; the longest hides 75% of the others); the chip's L2 needs "
-        "39.3 us, DRAM 42.8 us."
+        "By the performance model, tensor cores: alone it would take 81.9 us of the 154.2 us predicted. An SM works"
+        " for 152.6 us (tensor cores 81.9 us, shared-memory bandwidth 51.7 us, special functions 62.1 us, an SM's "
+        "L2 bandwidth 11.8 us, pipeline-step latency 5.41 us; the longest hides 48% of the others); the chip's L2 "
+        "needs 42.6 us, DRAM 42.8 us."
     )
     assert matters == "5 configs that passed are too few, or too alike, to tell."
     assert half.startswith(

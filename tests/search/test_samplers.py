@@ -85,7 +85,7 @@ def real_space() -> Space:
 
 def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
     """In the median of spaces; where the best config is an outlier of its side, no sampler finds it soon."""
-    spaces = [synthetic_space(PROBLEM, 200, seed) for seed in range(3)]
+    spaces = [synthetic_space(PROBLEM, 200, seed) for seed in range(6)]
 
     def evaluations(name: str) -> float:
         runs = (replay(space, trials=40, budget_s=1e9, sampler=name, ahead=0) for space in spaces)
@@ -94,17 +94,14 @@ def test_kgens_own_needs_fewer_evaluations_than_chance() -> None:
     assert evaluations("kgen") <= evaluations("random") / 3
 
 
-def test_the_first_are_the_models_favourites_of_each_side() -> None:
+def test_the_first_are_the_models_favourites() -> None:
     recorded = synthetic_space(PROBLEM, 60)
     first = [config for config, _ in replay(recorded, trials=4, budget_s=1e9).found]
-    assert len({config.boundary for config in first}) == 4
 
     def predicted(config: Any) -> float:
         return predict_us(plan_of(config))
 
-    for config in first:
-        assert config == min((one for one in recorded.evaluations if one.boundary == config.boundary), key=predicted)
-    assert sorted(first, key=predicted) == first
+    assert first == sorted(recorded.evaluations, key=predicted)[:4]
 
 
 def test_failures_are_learnt_and_avoided() -> None:

@@ -13,8 +13,9 @@ from kgen.machine import KernelPlan, Program, Stage
 from kgen.tensors import TEMPLATE_TYPES
 
 _SUM_THREADS = 128
-_STEPS = 8
-"""What a CTA does one after the other: load, convolve, expand and project, and after each a wait for other CTAs."""
+_STEPS = 16
+"""Latencies that a CTA meets one after the other: it loads, convolves, expands and projects, and for each it waits for
+other CTAs, reads, computes, and hands on."""
 
 
 def plan(problem: ConvFirst, config: ClusterConfig, device: Device) -> Program:
