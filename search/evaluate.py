@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -55,6 +54,7 @@ class Evaluator(Protocol):
     @property
     def measures(self) -> bool: ...
     def start(self, program: Program) -> Future[Any]: ...
+    def first(self, futures: Sequence[Future[Any]]) -> int: ...
     def finish(
         self,
         program: Program,
@@ -72,8 +72,8 @@ class Evaluation:
 
     ``verified`` is False for a modelled config that was not worth verifying because a verified one is better by model.
     ``compiled`` tells candidates that count towards ``trials`` from those that a rule turned down before. The search
-    waited ``wait_s`` for the compilation, which began before and took ``compile_s`` in all, and ``run_s`` for the
-    worker, which verifies and measures.
+    waited ``wait_s`` until this one was compiled, which began before and took ``compile_s`` in all, and ``run_s`` for
+    the worker, which verifies and measures.
     """
 
     outcome: Outcome
@@ -132,6 +132,11 @@ class Bench:
         """Render ``program`` and have it compiled while other candidates are measured."""
         return self._pool.submit(render(program), program.arch)
 
+    def first(self, futures: Sequence[Future[Cubin]]) -> int:
+        """The place of one that is compiled, once there is one or the first has taken too long."""
+        done, _ = wait(futures, timeout=COMPILE_LIMIT_S, return_when=FIRST_COMPLETED)
+        return next((place for place, future in enumerate(futures) if future in done), 0)
+
     def finish(
         self,
         program: Program,
@@ -142,9 +147,8 @@ class Bench:
         meanwhile: Meanwhile = lambda: None,
     ) -> Evaluation:
         """Evaluate a started candidate. It never raises for a bad one: the outcome says what is wrong with it."""
-        start_s = time.perf_counter()
         done, _ = wait([future], timeout=COMPILE_LIMIT_S)
-        known: dict[str, Any] = {"compiled": True, "wait_s": round(time.perf_counter() - start_s, 3)}
+        known: dict[str, Any] = {"compiled": True}
         if not done:
             return Evaluation(Outcome.TIMEOUT, f"compiling took longer than {COMPILE_LIMIT_S:g} s", **known)
         try:

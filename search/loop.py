@@ -1,4 +1,4 @@
-"""The search loop: ask ahead while candidates compile, finish them in the order they were asked, tell the study.
+"""The search loop: ask ahead while candidates compile, finish them in the order they are compiled, tell the study.
 
 What to try next is decided while a candidate is measured, so that the GPU does not wait for it.
 
@@ -11,11 +11,10 @@ one of them took this tuner for dead and freed one of its trials, Optuna refuses
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -87,7 +86,7 @@ class Search:
         self._limits = limits
         self._report = report
         self._improved = improved
-        self._queue: deque[_Candidate] = deque()
+        self._queue: list[_Candidate] = []
         self._elsewhere: list[FrozenTrial] = []
         self._clock = clock
         self._start_s = clock()
@@ -113,9 +112,10 @@ class Search:
         self._fill(least)
         while (self._queue or self._elsewhere) and self._in_time():
             if self._queue:
+                place, wait_s = self._wait()
                 with suppress(UpdateFinishedTrialError):
-                    self._finish(self._queue[0])
-                self._queue.popleft()
+                    self._finish(self._queue[place], wait_s)
+                del self._queue[place]
             else:
                 time.sleep(_POLL_S)
             self._fill(least)
@@ -204,7 +204,12 @@ class Search:
             return
         self._queue.append(_Candidate(trial, config, program, self._bench.start(program)))
 
-    def _finish(self, candidate: _Candidate) -> None:
+    def _wait(self) -> tuple[int, float]:
+        """The place in the queue of a candidate that is compiled, and the seconds until there was one."""
+        start_s = self._clock()
+        return self._bench.first([candidate.compiled for candidate in self._queue]), self._clock() - start_s
+
+    def _finish(self, candidate: _Candidate, wait_s: float) -> None:
         self._learn()
         if self._is_elsewhere(candidate):
             self._study.tell(candidate.trial, state=TrialState.FAIL)
@@ -222,7 +227,8 @@ class Search:
             meanwhile=partial(self._fill, self._limits.ahead + 1),
         )
         self._new += 1
-        self._record(candidate.trial, candidate.config, evaluation)
+        waited = replace(evaluation, wait_s=round(wait_s, 3))
+        self._record(candidate.trial, candidate.config, waited)
 
     def _record(self, trial: optuna.Trial, config: Config, evaluation: Evaluation) -> None:
         for name, value in evaluation.to_attrs().items():

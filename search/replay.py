@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -113,6 +113,12 @@ class ReplayBench:
         future: Future[float] = Future()
         future.set_result(end_s)
         return future
+
+    def first(self, futures: Sequence[Future[float]]) -> int:
+        """The one that is compiled first, once it is."""
+        place = min(range(len(futures)), key=lambda one: futures[one].result())
+        self._now_s = max(self._now_s, futures[place].result())
+        return place
 
     def finish(
         self,

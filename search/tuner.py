@@ -44,7 +44,7 @@ FAVOURITES, _FIRST = 24, 4
 """Favourites of the performance model that are listed with their neighbours, and those of them that are tried first."""
 _NEAR = 4
 """Tuned configs that are tried first."""
-_MOST_AHEAD = 16
+_MOST_AHEAD = 20
 
 
 class SearchInterrupted(KeyboardInterrupt):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,10 @@ _RUNNING = {True: "verifying and measuring", False: "verifying in the emulator"}
 
 @dataclass(frozen=True)
 class Step:
-    """The best config so far when trial ``number`` had ended, after ``seconds`` of searching."""
+    """The best config so far, of trial ``number``, which stands ``at`` its number or the seconds when it had ended."""
 
     number: int
-    seconds: float
+    at: float
     latency_us: float
 
 
@@ -85,15 +85,25 @@ class Ranked:
     difference: str
 
 
-def best_so_far(study: StudyTrials) -> tuple[Step, ...]:
-    """Every trial that was the best verified one when it ended."""
+def by_number(trial: Trial) -> float:
+    """Where a trial stands in the order in which configs were proposed."""
+    return trial.number
+
+
+def by_seconds(trial: Trial) -> float:
+    """Where a trial stands in the order in which they ended: seconds of searching, 0 where unknown."""
+    return trial.search_s or 0.0
+
+
+def best_so_far(study: StudyTrials, at: Callable[[Trial], float]) -> tuple[Step, ...]:
+    """Every trial that was the best verified one of those until then, in the order of ``at``."""
     steps: list[Step] = []
-    for trial in study.passed:
+    for trial in sorted(study.passed, key=at):
         latency_us = trial.latency_us
         if latency_us is None or not trial.evaluation.verified:
             continue
         if not steps or latency_us < steps[-1].latency_us:
-            steps.append(Step(trial.number, trial.search_s or 0.0, latency_us))
+            steps.append(Step(trial.number, at(trial), latency_us))
     return tuple(steps)
 
 

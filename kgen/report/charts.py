@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kgen.report.analysis import Step, best_so_far, importances, predictions, search_seconds, time_groups, time_shares
+from kgen.report.analysis import (
+    best_so_far,
+    by_number,
+    by_seconds,
+    importances,
+    predictions,
+    search_seconds,
+    time_groups,
+    time_shares,
+)
 from kgen.report.trials import StudyTrials, Trial
 from kgen.search.objectives import Objective, shown
 
@@ -90,12 +99,11 @@ def charts(study: StudyTrials) -> tuple[Chart, ...]:
 
 
 def _best(study: StudyTrials) -> list[Chart]:
-    steps, last = best_so_far(study), study.trials[-1].number
     label = f"best latency, us{'' if study.measured else ' (modelled)'}"
     spent = tuple(Bar(one.name, one.share) for one in time_groups(study))
-    by: list[tuple[str, str, Callable[[Step], float], float, tuple[Bar, ...]]] = [
-        ("trials", "trial", lambda step: step.number, last, ()),
-        ("seconds", "seconds of searching", lambda step: step.seconds, search_seconds(study), spent),
+    by: list[tuple[str, str, Callable[[Trial], float], float, tuple[Bar, ...]]] = [
+        ("trials", "trial", by_number, study.trials[-1].number, ()),
+        ("seconds", "seconds of searching", by_seconds, search_seconds(study), spent),
     ]
     return [
         Chart(
@@ -104,11 +112,11 @@ def _best(study: StudyTrials) -> list[Chart]:
             kind="steps",
             x_label=axis,
             y_label=label,
-            points=tuple(Point(x(step), step.latency_us, step.number) for step in steps),
+            points=tuple(Point(step.at, step.latency_us, step.number) for step in best_so_far(study, at)),
             parts=parts,
             until=until,
         )
-        for name, axis, x, until, parts in by
+        for name, axis, at, until, parts in by
     ]
 
 

@@ -15,6 +15,8 @@ from kgen.errors import StudyError
 from kgen.report import StudyTrials, analyse, read_study
 from kgen.report.analysis import (
     best_so_far,
+    by_number,
+    by_seconds,
     failures,
     importances,
     model_fit,
@@ -44,8 +46,16 @@ def test_facts_are_the_plans(study: StudyTrials) -> None:
 
 
 def test_best_so_far(study: StudyTrials) -> None:
-    steps = [(step.number, step.seconds, step.latency_us) for step in best_so_far(study)]
+    steps = [(step.number, step.at, step.latency_us) for step in best_so_far(study, by_seconds)]
     assert steps == [(0, 10, 250), (3, 24, 150), (5, 30, 125), (7, 40, 100)]
+
+
+def test_best_so_far_of_trials_that_ended_in_another_order(study: StudyTrials) -> None:
+    seconds = {0: 30.0, 3: 10.0, 5: 24.0, 7: 40.0}
+    trials = tuple(replace(trial, search_s=seconds.get(trial.number, 50.0)) for trial in study.trials)
+    other = replace(study, trials=trials)
+    assert [(step.number, step.at) for step in best_so_far(other, by_seconds)] == [(3, 10.0), (5, 24.0), (7, 40.0)]
+    assert [(step.number, step.at) for step in best_so_far(other, by_number)] == [(0, 0), (3, 3), (5, 5), (7, 7)]
 
 
 def test_time_is_attributed_to_how_configs_ended(study: StudyTrials) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -92,6 +92,9 @@ class FakeBench:
     def start(self, program: FakeProgram) -> Future[Any]:
         return Future()
 
+    def first(self, futures: Sequence[Future[Any]]) -> int:
+        return 0
+
     def finish(
         self,
         program: FakeProgram,
@@ -141,10 +144,12 @@ def make_search(
     budget_s: float = 60.0,
     until: float | None = None,
     seed: int = 0,
+    ahead: int = 3,
+    clock: Callable[[], float] = time.monotonic,
     report: Any = silent,
     improved: Any = lambda search: None,
 ) -> Search:
     history, space = History(study, config_from_json, plan), make_space()
     study.sampler = make_sampler("tpe", space, study, plan, seed)
-    limits = Limits(trials, Budget(budget_s), ahead=3, until=until)
-    return Search(study, space, plan, bench, history, limits, report=report, improved=improved)
+    limits = Limits(trials, Budget(budget_s), ahead, until)
+    return Search(study, space, plan, bench, history, limits, report=report, improved=improved, clock=clock)

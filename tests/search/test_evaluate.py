@@ -160,16 +160,21 @@ def test_a_candidate_that_does_not_compile() -> None:
     assert evaluation.compiled and not worker.jobs
 
 
-def test_waiting_and_running_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = Result(Outcome.OK, measured=MEASURED, error=1e-4, seconds=0.75)
-    evaluation, _ = evaluate(LOCAL, cubin(), result)
-    assert evaluation.run_s == 0.75 and evaluation.wait_s is not None and evaluation.wait_s < 0.1
+def test_a_candidate_whose_compilation_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kgen.search.evaluate.COMPILE_LIMIT_S", 0.05)
     program, future = plan(PROBLEM, default_config(PROBLEM, LOCAL), LOCAL), Future[Cubin]()
-    bench = Bench(LOCAL, FakePool(), FakeWorker(result))
+    bench = Bench(LOCAL, FakePool(), FakeWorker(Result(Outcome.OK)))
+    assert bench.first([future]) == 0
     late = bench.finish(program, future, best_efficiency=None, may_spill=False)
-    assert late.outcome is Outcome.TIMEOUT and "longer than 0.05 s" in late.reason
-    assert late.run_s is None and late.wait_s is not None and late.wait_s >= 0.05
+    assert late.outcome is Outcome.TIMEOUT and "longer than 0.05 s" in late.reason and late.run_s is None
+
+
+def test_the_first_that_is_compiled() -> None:
+    bench, futures = Bench(LOCAL, FakePool(), FakeWorker(Result(Outcome.OK))), [Future[Cubin]() for _ in range(3)]
+    futures[2].set_result(cubin())
+    assert bench.first(futures) == 2
+    futures[1].set_exception(CompileError("no such thing"))
+    assert bench.first(futures) == 1
 
 
 def test_spills_are_infeasible_except_for_favourites() -> None:

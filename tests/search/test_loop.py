@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
@@ -75,6 +78,24 @@ def test_failures_are_recorded_and_the_search_goes_on(study: optuna.Study) -> No
     assert search.history.last_failure == "it is bad"
     assert [t.user_attrs["outcome"] for t in study.trials[:5]] == [outcome.value for outcome in bad.values()]
     assert all(t.state is TrialState.PRUNED for t in study.trials[:5])
+
+
+def test_what_is_compiled_first_is_measured_first(study: optuna.Study) -> None:
+    class Reversing(FakeBench):
+        """The last one asked for is compiled first, after a second of waiting."""
+
+        now_s = 0.0
+
+        def first(self, futures: Sequence[Future[Any]]) -> int:
+            self.now_s += 1.0
+            return len(futures) - 1
+
+    bench, seeds = Reversing(), [FakeConfig("fused", 1, size, 16) for size in range(1, 5)]
+    search = make_search(study, bench, 4, ahead=4, clock=lambda: bench.now_s)
+    search.seed(seeds)
+    search.run()
+    assert bench.log == seeds[::-1]
+    assert [trial.user_attrs["wait_s"] for trial in study.trials] == [1.0] * 4
 
 
 def test_a_repeated_config_is_answered_from_the_record(study: optuna.Study) -> None:

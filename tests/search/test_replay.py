@@ -66,6 +66,8 @@ def test_compiling_takes_simulated_time_on_every_core(space: Recorded) -> None:
     def finish(number: int) -> Evaluation:
         return bench.finish(programs[number], compiled[number], best_efficiency=None, may_spill=False)
 
+    assert bench.first(compiled[1:]) == 0 and bench.first(compiled) == 0 and bench.clock() == 3.0
+    bench = ReplayBench(Recorded(replace(space.header, cores=2), evaluations))
     assert finish(0).run_s == 0.25 and bench.clock() == 2.25
     finish(1)
     finish(2)
