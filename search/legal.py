@@ -3,14 +3,16 @@
 A rule ties the fields that it reads. Tied fields share a table of the combinations that obey it; tables are joined as
 rules tie them, and the legal combinations are the tables' product. A rule that would join too much is left for last:
 it is checked on every combination or, if there are too many, on uniform draws, those of which that pass are a uniform
-sample.
+sample. Draws are made apart for each group of fields that such rules tie: what is legal group by group is legal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
+from operator import getitem
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,12 +25,12 @@ Rows = np.ndarray[Any, np.dtype[np.int16]]
 Rule = Callable[[Any], None]
 """Raises InfeasibleError unless a config obeys it."""
 
-_MOST_ROWS = 500_000
+_MOST_ROWS = 100_000
 """Of a table."""
-_MOST_CHECKS = 40_000
-"""Of a rule: each takes some ten microseconds."""
-_DRAWS, _MOST_DRAWS = 20_000, 60_000
-"""Combinations drawn at a time, and in all."""
+_MOST_CHECKS = 20_000
+"""Of a rule: each takes some five microseconds."""
+_DRAWS, _MOST_DRAWS = 5_000, 40_000
+"""Of a group of fields, at a time and in all."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,19 @@ class _Reading:
         return self._values[name]
 
 
+class _BeyondGroupError(Exception):
+    """A rule left for last reads a field of another group: the two groups are one."""
+
+
 class _Joined:
     """Tables whose product, less what the rules left for last forbid, are the legal combinations."""
 
     def __init__(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> None:
         self._choices = choices
-        self._values = {**fixed, **{name: options[0] for name, options in choices.items()}}
+        self._fixed = {name: value for name, value in fixed.items() if name not in choices}
         self._tables = [_Table((name,), np.arange(len(of), dtype=np.int16)[:, None]) for name, of in choices.items()]
-        self.late: list[Rule] = []
+        self.late: dict[Rule, set[str]] = {}
+        """The rules left for last, and the fields that they are known to read."""
 
     @property
     def product(self) -> int:
@@ -109,14 +116,14 @@ class _Joined:
         while True:
             tied = [table for table in self._tables if read & set(table.names)]
             if prod(len(table.rows) for table in tied) > _MOST_ROWS:
-                self.late.append(rule)
+                self.late[rule] = read
                 return
             table = _product(tied)
-            obeying, beyond = self._judge(rule, table, read)
+            obeying, beyond = self._judge(rule, table, read, _MOST_CHECKS)
             if obeying is not None:
                 break
             if not beyond:
-                self.late.append(rule)
+                self.late[rule] = read
                 return
             read |= beyond
         if not obeying.any():
@@ -126,64 +133,98 @@ class _Joined:
 
     def whole(self) -> Rows:
         """Every legal combination."""
-        return self._obeying_late(self._in_order(_product(self._tables)))
+        names = tuple(self._choices)
+        return self._obeying(self.late, _Table(names, self._in_order(_product(self._tables))))
 
     def sample(self, size: int, rng: np.random.Generator) -> Legal:
         """Uniform draws that obey the rules left for last, at most ``size``."""
+        drawn: list[tuple[_Table, float]] | None = None
+        while drawn is None:
+            with suppress(_BeyondGroupError):
+                drawn = [self._draw(group, size, rng) for group in self._groups()]
+        fewest = min(len(table.rows) for table, _ in drawn)
+        names = tuple(name for table, _ in drawn for name in table.names)
+        rows = self._in_order(_Table(names, np.hstack([table.rows[:fewest] for table, _ in drawn])))
+        first = np.unique(rows, axis=0, return_index=True)[1]
+        return Legal(rows[np.sort(first)][:size], False, prod(count for _, count in drawn))
+
+    def _groups(self) -> list[set[str]]:
+        """The fields, together those that rules left for last tie to one another."""
+        groups = [set(table.names) for table in self._tables]
+        for read in self.late.values():
+            tied = [group for group in groups if group & read]
+            groups = [*(group for group in groups if not group & read), set().union(*tied)]
+        return groups
+
+    def _draw(self, group: set[str], size: int, rng: np.random.Generator) -> tuple[_Table, float]:
+        """Legal draws of a group, ``size`` or more unless they are rare, and about how many combinations are legal."""
+        tables = [table for table in self._tables if set(table.names) <= group]
+        rules = [rule for rule, read in self.late.items() if read & group]
+        names = tuple(name for table in tables for name in table.names)
         found: list[Rows] = []
         refused: InfeasibleError | None = None
         drawn = 0
         while drawn < _MOST_DRAWS and sum(map(len, found)) < size:
-            parts = [table.rows[rng.integers(len(table.rows), size=_DRAWS)] for table in self._tables]
-            names = tuple(name for table in self._tables for name in table.names)
+            parts = [table.rows[rng.integers(len(table.rows), size=_DRAWS)] for table in tables]
+            drawn += _DRAWS
             try:
-                found.append(self._obeying_late(self._in_order(_Table(names, np.hstack(parts)))))
+                found.append(self._obeying(rules, _Table(names, np.hstack(parts))))
             except InfeasibleError as error:
                 refused = error
-            drawn += _DRAWS
         if not found and refused is not None:
             raise InfeasibleError(refused.rule, f"of {drawn} random combinations none is legal: {refused}")
         passed = np.concatenate(found)
-        first = np.unique(passed, axis=0, return_index=True)[1]
-        return Legal(passed[np.sort(first)][:size], False, self.product * len(passed) / drawn)
+        return _Table(names, passed), prod(len(table.rows) for table in tables) * len(passed) / drawn
 
     def _in_order(self, table: _Table) -> Rows:
         """Rows with their columns in the order of the choices."""
         return table.rows[:, [table.names.index(name) for name in self._choices]]
 
-    def _obeying_late(self, rows: Rows) -> Rows:
-        """Those that obey the rules left for last; InfeasibleError, which names the one that left none."""
-        names = tuple(self._choices)
-        for rule in self.late:
-            obeying = [_obeys(rule, SimpleNamespace(**self._with(names, row))) for row in rows.tolist()]
-            if not any(obeying):
-                raise self._emptied(rule, _Table(names, rows))
-            rows = rows[obeying]
-        return rows
+    def _obeying(self, rules: Iterable[Rule], table: _Table) -> Rows:
+        """The rows that obey rules left for last; InfeasibleError, which names the one that left none."""
+        for rule in rules:
+            obeying = None
+            while obeying is None:
+                obeying, beyond = self._judge(rule, table, self.late[rule])
+                self.late[rule] |= beyond
+                if not beyond <= set(table.names):
+                    raise _BeyondGroupError
+            if not obeying.any():
+                raise self._emptied(rule, table)
+            table = _Table(table.names, table.rows[obeying])
+        return table.rows
 
-    def _judge(self, rule: Rule, table: _Table, read: set[str]) -> tuple[Any, set[str]]:
-        """Which rows obey a rule that reads the fields ``read``; None where it reads others, or takes many checks."""
+    def _judge(self, rule: Rule, table: _Table, read: set[str], most: float = inf) -> tuple[Any, set[str]]:
+        """Which rows obey a rule that reads the fields ``read``, or None, and which others it reads.
+
+        With no others, None says that it would take more than ``most`` checks.
+        """
         columns = [index for index, name in enumerate(table.names) if name in read]
         names = [table.names[index] for index in columns]
-        distinct, position = _distinct(table.rows[:, columns], [len(self._choices[name]) for name in names])
-        if len(distinct) > _MOST_CHECKS:
+        options = [self._choices[name] for name in names]
+        distinct, position = _distinct(table.rows[:, columns], [len(of) for of in options])
+        if len(distinct) > most:
             return None, set()
+        config = SimpleNamespace(**self._fixed)
         verdicts = np.empty(len(distinct), dtype=bool)
         for index, row in enumerate(distinct.tolist()):
-            config = _Reading(self._with(names, row))
-            verdicts[index] = _obeys(rule, config)
-            beyond = config.read & set(self._choices) - read
-            if beyond:  # what a rule reads may depend on what it has read
-                return None, beyond
+            vars(config).update(zip(names, map(getitem, options, row), strict=True))
+            try:
+                verdicts[index] = _obeys(rule, config)
+            except AttributeError:  # what a rule reads may depend on what it has read
+                reading = self._complete(vars(config))
+                _obeys(rule, reading)
+                return None, reading.read & set(self._choices) - read
         return verdicts[position], set()
 
-    def _with(self, names: Sequence[str], row: Sequence[int]) -> dict[str, Any]:
-        """The values of a row, and any legal ones of the other fields."""
-        return self._values | {name: self._choices[name][index] for name, index in zip(names, row, strict=True)}
+    def _complete(self, values: dict[str, Any]) -> _Reading:
+        """A config with these values, and any legal ones of the other fields."""
+        return _Reading(self._fixed | {name: options[0] for name, options in self._choices.items()} | values)
 
     def _emptied(self, rule: Rule, table: _Table) -> InfeasibleError:
+        row = zip(table.names, table.rows[0].tolist(), strict=True)
         try:
-            rule(_Reading(self._with(table.names, table.rows[0].tolist())))
+            rule(self._complete({name: self._choices[name][index] for name, index in row}))
         except InfeasibleError as error:
             fields = ", ".join(table.names) or "any field"
             return InfeasibleError(error.rule, f"no choice of {fields} obeys the rule {error.rule!r}: {error}")

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Space:
         self._neighbours = neighbours
         self._random = random.Random(seed)
         self.configs: list[Config] = []
-        self._positions: list[Position] = []
+        self._positions: dict[int, Position] = {}
         self._index: dict[Config, int] = {}
         self._left: dict[int, None] = {}  # a set in the order of the list
         self.distributions = {SWITCH: CategoricalDistribution(tuple(choices))} | {
@@ -100,15 +101,14 @@ class Space:
     def add(self, configs: Iterable[Config]) -> None:
         """List legal configs, but for those that lie outside the choices."""
         for config in configs:
-            if config not in self._index and self.params(config) is not None:
+            if config not in self._index and self._has_choices(config):
                 self._left[len(self.configs)] = None
                 self._index[config] = len(self.configs)
                 self.configs.append(config)
-                self._positions.append(self._position(config.boundary, config.to_json()))
 
     def admit(self, config: Config) -> Config | None:
         """List a legal config and, where it is not listed whole, its neighbours; or else what is left nearest to it."""
-        if self.params(config) is None:
+        if not self._has_choices(config):
             return self.nearest(config.boundary, config.to_json()) if config.boundary in self.choices else None
         self.add([config])
         self.grow(config)
@@ -137,10 +137,15 @@ class Space:
 
     def params(self, config: Config) -> dict[str, Any] | None:
         """The trial parameters that give ``config``; None when it lies outside the choices."""
-        options = self.choices.get(config.boundary)
-        if options is None or any(getattr(config, name) not in options[name] for name in options):
+        if not self._has_choices(config):
             return None
-        return {SWITCH: config.boundary, **{f"{config.boundary}.{name}": getattr(config, name) for name in options}}
+        side = config.boundary
+        return {SWITCH: side, **{f"{side}.{name}": getattr(config, name) for name in self.choices[side]}}
+
+    def _has_choices(self, config: Config) -> bool:
+        """Whether each of a config's values is among the choices."""
+        fields = self.choices.get(config.boundary)
+        return fields is not None and all(getattr(config, name) in options for name, options in fields.items())
 
     def nearest(self, side: str, values: Values) -> Config | None:
         """The config that is left of a side and differs least from one with these values, illegal though it may be.
@@ -150,10 +155,17 @@ class Space:
         left = [index for index in self._left if self.configs[index].boundary == side]
         if not left:
             return None
-        off = abs(np.array([self._positions[index] for index in left]) - self._position(side, values))
+        off = abs(np.array([self._position_of(index) for index in left]) - self._position(side, values))
         named = [not ordered(options) for options in self.choices[side].values()]
         off[:, named] = off[:, named] > 0
         return self.configs[left[int(off.sum(axis=1).argmin())]]
+
+    def _position_of(self, index: int) -> Position:
+        """The position of a listed config, which is only worked out where it is asked for."""
+        if index not in self._positions:
+            config = self.configs[index]
+            self._positions[index] = self._position(config.boundary, config.to_json())
+        return self._positions[index]
 
     def _position(self, side: str, values: Values) -> Position:
         places, fields = self._places[side], self.choices[side].items()
@@ -217,15 +229,12 @@ def _side(
         return lambda config: rule(problem, config, device)
 
     first = {name: next(iter(options), None) for name, options in fields.items()}
-    fixed = kind.config_from_json({SWITCH: side, **first}).to_json()
+    one = kind.config_from_json({SWITCH: side, **first})
+    fixed = one.to_json()
     rules = [bound(rule) for rule in kind.rules(side)]
     legal = list_legal(fields, rules, fixed, most=_MOST_LISTED, sample=_SAMPLE, seed=seed)
-    names, options = list(fields), list(fields.values())
-    configs = [
-        kind.config_from_json({SWITCH: side, **{n: of[i] for n, of, i in zip(names, options, row, strict=True)}})
-        for row in legal.rows.tolist()
-    ]
-    return legal, configs
+    rows = (map(getitem, fields.values(), row) for row in legal.rows.tolist())
+    return legal, [type(one)(**(fixed | dict(zip(fields, row, strict=True)))) for row in rows]
 
 
 def _neighbours(problem: TunedProblem, device: Device, config: Config) -> Iterable[Config | None]:

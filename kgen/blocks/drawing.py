@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from kgen.blocks.configs import changed
+from kgen.blocks.requirements import Rule
+from kgen.devices import Device
 from kgen.errors import InfeasibleError
 
 
@@ -31,16 +33,29 @@ class Picker:
         return self.picked
 
 
-def thriftier(config: Any, changes: Sequence[Mapping[str, Any]], check: Callable[[Any], None]) -> Any:
-    """The config, or the first that passes ``check`` as the changes are made to it one after another, else None.
+def thriftier(
+    problem: Any, config: Any, device: Device, changes: Iterable[Mapping[str, Any]], rules: Sequence[Rule]
+) -> Any:
+    """The config, or the first that obeys ``rules`` as the changes are made to it one after another, else None.
 
     A field that is None has no use for a change.
     """
-    for change in ({}, *changes):
-        config = replace(config, **{name: value for name, value in change.items() if getattr(config, name) is not None})
-        try:
-            check(config)
-        except InfeasibleError:
-            continue
+    if obeys(problem, config, device, rules):
         return config
+    for change in changes:
+        new = {name: value for name, value in change.items() if getattr(config, name) not in (None, value)}
+        if new:
+            config = changed(config, new)
+            if obeys(problem, config, device, rules):
+                return config
     return None
+
+
+def obeys(problem: Any, config: Any, device: Device, rules: Sequence[Rule]) -> bool:
+    """Whether a config breaks none of ``rules``."""
+    try:
+        for rule in rules:
+            rule(problem, config, device)
+    except InfeasibleError:
+        return False
+    return True

@@ -71,16 +71,31 @@ def check_pointwise_resources(prefix: str, kernel: PointwiseGeometry, device: De
 
 def check_pointwise_tile(prefix: str, kernel: PointwiseGeometry) -> None:
     """Raise InfeasibleError unless pixels and channels come in whole parts; ``prefix`` begins the fields' names."""
-    fragment = 16 * kernel.warps_m
+    check_pointwise_pixels(prefix, kernel.pixels, kernel.warps_m)
+    check_pointwise_chunk(prefix, kernel.chunk, kernel.warps_k, kernel.inputs, kernel.symbol)
+    check_pointwise_outputs(prefix, kernel.warps_n, kernel.outputs, kernel.symbol)
+
+
+def check_pointwise_pixels(prefix: str, pixels: int, warps_m: int) -> None:
+    """Raise InfeasibleError unless each of ``warps_m`` rows of warps has whole fragments of the pixels."""
+    fragment = 16 * warps_m
     require(
-        kernel.pixels % fragment == 0,
+        pixels % fragment == 0,
         f"{prefix}pixels",
-        f"{prefix}pixels must be a multiple of 16 * {prefix}warps_m = {fragment}, but got "
-        f"{prefix}pixels={kernel.pixels}; use {-(-kernel.pixels // fragment) * fragment}",
+        f"{prefix}pixels must be a multiple of 16 * {prefix}warps_m = {fragment}, but got {prefix}pixels={pixels}; "
+        f"use {-(-pixels // fragment) * fragment}",
     )
-    multiple(f"{prefix}chunk", kernel.chunk, 16 * kernel.warps_k)
-    divides(f"{prefix}chunk", kernel.chunk, kernel.inputs, f"the input channels of {kernel.symbol}")
-    divides(f"{prefix}warps_n", kernel.warps_n, kernel.outputs // 16, f"the output blocks of one {kernel.symbol} CTA")
+
+
+def check_pointwise_chunk(prefix: str, chunk: int, warps_k: int, inputs: int, symbol: str) -> None:
+    """Raise InfeasibleError unless the input channels come in chunks, and these in ``warps_k`` whole parts."""
+    multiple(f"{prefix}chunk", chunk, 16 * warps_k)
+    divides(f"{prefix}chunk", chunk, inputs, f"the input channels of {symbol}")
+
+
+def check_pointwise_outputs(prefix: str, warps_n: int, outputs: int, symbol: str) -> None:
+    """Raise InfeasibleError unless the output channels of a work item come in ``warps_n`` whole parts."""
+    divides(f"{prefix}warps_n", warps_n, outputs // 16, f"the output blocks of one {symbol} CTA")
 
 
 def pointwise_stages(name: str, layer: PointwiseGeometry, input_dram_bytes: int) -> tuple[Stage, Stage]:

@@ -15,21 +15,27 @@ What a rule reads of the config ties those fields to one another, so rules are k
 
 
 def require(holds: bool, rule: str, message: str) -> None:
-    """Raise InfeasibleError for ``rule`` unless it holds."""
+    """Raise InfeasibleError for ``rule`` unless it holds.
+
+    The message is made in either case: a rule that a search checks many thousand times raises the error itself.
+    """
     if not holds:
         raise InfeasibleError(rule, message)
 
 
 def positive(name: str, value: object) -> None:
     """The rule that a config's field is a positive integer."""
-    integer = type(value) is int and value >= 1
-    require(integer, name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer")
+    if type(value) is not int or value < 1:
+        raise InfeasibleError(
+            name, f"{name} must be an integer >= 1, but got {name}={value!r}; pass a positive integer"
+        )
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """The rule that a config's field is one of ``choices``."""
-    listed = ", ".join(map(str, choices))
-    require(value in choices, name, f"{name} must be one of {listed}, but got {name}={value!r}; choose one of them")
+    if value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise InfeasibleError(name, f"{name} must be one of {listed}, but got {name}={value!r}; choose one of them")
 
 
 def divides(name: str, part: int, whole: int, whole_name: str) -> None:
@@ -54,11 +60,8 @@ def _listed(values: list[int]) -> str:
 
 def multiple(name: str, value: int, unit: int) -> None:
     """The rule that ``value``, field ``name``, is a multiple of ``unit``."""
-    require(
-        value % unit == 0,
-        name,
-        f"{name} must be a multiple of {unit}, but got {name}={value}; use {unit}",
-    )
+    if value % unit:
+        raise InfeasibleError(name, f"{name} must be a multiple of {unit}, but got {name}={value}; use {unit}")
 
 
 def check_side(boundary: str, side: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kgen.blocks.requirements import require
 from kgen.devices import Device
+from kgen.errors import InfeasibleError
 
 REGISTER_OVERHEAD = 24
 """Registers a thread needs for addresses and counters at the least; what the compiler then spills, its log tells."""
@@ -28,29 +28,29 @@ def check_resources(
 def check_threads(prefix: str, warps: int) -> None:
     """Raise InfeasibleError unless a CTA can have so many warps."""
     threads = 32 * warps
-    require(
-        threads <= 1024,
-        f"{prefix}threads",
-        f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
-    )
+    if threads > 1024:
+        raise InfeasibleError(
+            f"{prefix}threads",
+            f"a CTA must have at most 1024 threads, but {warps} {prefix}warps make {threads}; use fewer warps",
+        )
 
 
 def check_shared(prefix: str, warps: int, shared_bytes: int, wanted_ctas: int, device: Device) -> None:
     """Raise InfeasibleError unless ``wanted_ctas`` fit an SM by shared memory and threads."""
     threads = 32 * warps
-    require(
-        shared_bytes <= device.shared_per_cta_bytes,
-        f"{prefix}shared_memory",
-        f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
-        f"needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
-    )
+    if shared_bytes > device.shared_per_cta_bytes:
+        raise InfeasibleError(
+            f"{prefix}shared_memory",
+            f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the "
+            f"config needs {shared_bytes}; use smaller chunks, fewer {prefix}stages or fewer {prefix}pixels",
+        )
     resident = ctas_per_sm(shared_bytes, threads, device)
-    require(
-        wanted_ctas <= resident,
-        "ctas_per_sm",
-        f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
-        f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
-    )
+    if wanted_ctas > resident:
+        raise InfeasibleError(
+            "ctas_per_sm",
+            f"ctas_per_sm must be at most {resident}, what {shared_bytes} bytes of shared memory and {threads} threads "
+            f"a CTA allow on {device.name}, but got ctas_per_sm={wanted_ctas}; lower it",
+        )
 
 
 def check_registers(prefix: str, warps: int, accumulators: int, wanted_ctas: int, device: Device) -> None:
@@ -58,9 +58,9 @@ def check_registers(prefix: str, warps: int, accumulators: int, wanted_ctas: int
     threads = 32 * warps
     limit = min(255, device.registers_per_sm // (threads * wanted_ctas) // 8 * 8)
     needed = accumulators + REGISTER_OVERHEAD
-    require(
-        needed <= limit,
-        f"{prefix}registers",
-        f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config needs "
-        f"about {needed}; use fewer pixels or chunks a warp, or more warps",
-    )
+    if needed > limit:
+        raise InfeasibleError(
+            f"{prefix}registers",
+            f"a thread has at most {limit} registers at {threads} threads x {wanted_ctas} CTAs an SM, but the config "
+            f"needs about {needed}; use fewer pixels or chunks a warp, or more warps",
+        )

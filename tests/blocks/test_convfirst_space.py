@@ -12,9 +12,11 @@ from cluster_programs import CLUSTER
 from convfirst_programs import FUSED, SPLIT
 from wgmma_programs import WGMMA_FUSED, WGMMA_LAYERS
 
-from kgen.blocks.convfirst import Problem, choices, config_from_json, draw, favourites, plan
+from kgen.blocks.convfirst import Problem, choices, config_from_json, draw, favourites, plan, portable
+from kgen.blocks.convfirst.config import PortableConfig
+from kgen.blocks.convfirst.portable.space import RELAXATIONS
 from kgen.devices import find_device
-from kgen.errors import ProblemError
+from kgen.errors import InfeasibleError, ProblemError
 
 H200 = find_device("h200")
 PROBLEM = Problem(batch=2, height=8, width=16, channels=96, expansion=1.5)
@@ -91,6 +93,30 @@ def test_draws_reach_every_side_and_are_feasible() -> None:
     assert set(sides) == set(choices(PROBLEM, H200)) and min(sides.values()) > 10
     for config in drawn:
         plan(PROBLEM, config, H200)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, Problem(1, 7, 7, 512), Problem(64, 14, 14, 256)], ids=str)
+def test_what_is_too_large_is_relaxed_step_by_step(problem: Problem) -> None:
+    """As if every step were checked as a whole."""
+
+    def stepwise(config: PortableConfig) -> PortableConfig | None:
+        for change in ({}, *RELAXATIONS):
+            config = replace(config, **{name: value for name, value in change.items() if getattr(config, name)})
+            try:
+                plan(problem, config, H200)
+            except InfeasibleError:
+                continue
+            return config
+        return None
+
+    rng, ends = random.Random(0), Counter[str]()
+    for side, values in portable.choices(problem).items():
+        for _ in range(150):
+            drawn = replace(portable.draw(problem, side, values, rng), warps_n=rng.choice(values["warps_n"]))
+            config = portable.relax(problem, drawn, H200)
+            assert config == stepwise(drawn)
+            ends["none" if config is None else "drawn" if config == drawn else "relaxed"] += 1
+    assert set(ends) == {"none", "drawn", "relaxed"}
 
 
 def test_favourites_have_a_share_for_each_side() -> None:

@@ -79,6 +79,37 @@ def test_a_sample_is_uniform_seeded_and_without_repetition(monkeypatch: pytest.M
         assert (listed(most=100, seed=3).rows == listed(most=100, seed=3).rows).all()
 
 
+def test_what_no_rule_ties_is_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One combination in 288 is legal: of two thousand joint draws, seven."""
+
+    def narrow(config: Any) -> None:
+        if config.a * config.b != 12:
+            raise InfeasibleError("narrow", "a * b must be 12")
+
+    def equal(config: Any) -> None:
+        if config.c != config.d:
+            raise InfeasibleError("equal", "c must be d")
+
+    for name, value in {"_MOST_ROWS": 100, "_MOST_CHECKS": 10, "_DRAWS": 1000, "_MOST_DRAWS": 2000}.items():
+        monkeypatch.setattr(f"kgen.search.legal.{name}", value)
+    legal = listed([narrow, equal], sample=60)
+    legal_rows = {(a - 1, 12 // a - 1, c, c) for a in (1, 2, 3, 4, 6, 12) for c in range(12)}
+    assert not legal.whole and legal.count == pytest.approx(len(legal_rows), rel=0.2)
+    assert set(map(tuple, legal.rows.tolist())) <= legal_rows and len(legal.rows) > 40
+
+
+def test_a_rule_that_seldom_reads_a_field_is_obeyed_where_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seldom(config: Any) -> None:
+        if config.a == 12 and config.b == 12 and config.c > 2:
+            raise InfeasibleError("seldom", "c must be at most 2 where a and b are 12")
+
+    for name, value in {"_MOST_ROWS": 100, "_MOST_CHECKS": 10, "_DRAWS": 1000, "_MOST_DRAWS": 5000}.items():
+        monkeypatch.setattr(f"kgen.search.legal.{name}", value)
+    rows = listed([seldom], sample=5000).rows.tolist()
+    assert {row[2] for row in rows if row[:2] == [11, 11]} == {0, 1}
+    assert {row[2] for row in rows if row[:2] != [11, 11]} == set(range(12))
+
+
 def test_what_leaves_nothing_is_named() -> None:
     def never(config: Any) -> None:
         raise InfeasibleError("device", "the device must be another one")
@@ -110,6 +141,8 @@ def test_a_contradiction_of_rules_left_for_last_leaves_no_empty_list(monkeypatch
         ("convfirst", "wgmma_fused", ConvFirst(32, 28, 28, 128)),
         ("convfirst", "cluster", ConvFirst(1, 7, 7, 64)),
         ("convfirst", "fused", ConvFirst(1, 7, 7, 64)),
+        ("convfirst", "split", ConvFirst(1, 7, 7, 64)),
+        ("convfirst", "layers", ConvFirst(1, 7, 7, 64)),
         ("classifier", "portable", family("classifier").Problem(2, 7, 7, 64, 10)),
         ("patchconv", "portable", family("patchconv").Problem(2, 8, 8, 16, 32)),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ from kgen.blocks.classifier.config import SIDE, ClassifierConfig
 from kgen.blocks.classifier.plan import RULES, check, plan
 from kgen.blocks.classifier.problem import Classifier
 from kgen.blocks.classifier.weights import padded_classes
+from kgen.blocks.configs import changed
 from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
@@ -62,7 +62,7 @@ def draw(problem: Classifier, device: Device, rng: random.Random) -> ClassifierC
 
 def relax(problem: Classifier, config: ClassifierConfig, device: Device) -> ClassifierConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    relaxed: ClassifierConfig | None = thriftier(config, _RELAXATIONS, lambda one: check(problem, one, device))
+    relaxed: ClassifierConfig | None = thriftier(problem, config, device, _RELAXATIONS, (check,))
     return relaxed
 
 
@@ -71,7 +71,7 @@ def neighbours(problem: Classifier, config: ClassifierConfig, device: Device) ->
     values = choices(problem, device)[SIDE]
     slices = [{"slice": s, "chunk": c} for s in values["slice"] for c in values["chunk"] if s % c == 0]
     for change in (*single_changes(config, values), *slices):
-        yield relax(problem, replace(config, **change), device)
+        yield relax(problem, changed(config, change), device)
 
 
 favourites = partial(favourites_of, Space(plan, choices, draw, neighbours, _KIND))

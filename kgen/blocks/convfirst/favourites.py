@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from kgen.blocks.configs import changed
 from kgen.blocks.convfirst.config import ConvFirstConfig, PortableConfig
 from kgen.blocks.convfirst.plan import plan
+from kgen.blocks.convfirst.portable.geometry import in_strips
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.space import Choices, choices, draw, relax
 from kgen.blocks.favourites import Space, single_changes
@@ -37,7 +38,7 @@ def neighbours(problem: ConvFirst, config: ConvFirstConfig, device: Device) -> I
     if isinstance(config, PortableConfig):
         changes += [*_tiles(problem, values), *_warps_and_chunks(config, values)]
     for change in changes:
-        yield relax(problem, replace(config, **change), device)
+        yield relax(problem, changed(config, change), device)
 
 
 def _tiles(problem: ConvFirst, values: Choices) -> Iterator[dict[str, Any]]:
@@ -49,7 +50,8 @@ def _tiles(problem: ConvFirst, values: Choices) -> Iterator[dict[str, Any]]:
             for warps_m in values["warps_m"]:
                 if pixels % (16 * warps_m) == 0 and pixels <= 64 * warps_m:
                     tile = {"pixels": pixels, "tile_w": tile_w, "tile_h": tile_h, "warps_m": warps_m}
-                    for reuse in values["conv_reuse"]:
+                    strips = in_strips(problem, pixels, tile_h, tile_w, warps_m)
+                    for reuse in ("none", "rows") if strips else ("none",):
                         for ctas in (1, 2):
                             yield {**tile, "conv_reuse": reuse, "ctas_per_sm": ctas}
 

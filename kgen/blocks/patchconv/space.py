@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
+from kgen.blocks.configs import changed
 from kgen.blocks.drawing import Picker, thriftier
 from kgen.blocks.favourites import Space, single_changes
 from kgen.blocks.favourites import favourites as favourites_of
@@ -105,7 +105,7 @@ def draw(problem: PatchConv, device: Device, rng: random.Random) -> PatchConvCon
 def relax(problem: PatchConv, config: PatchConvConfig, device: Device) -> PatchConvConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
     changes = _RELAXATIONS[config.boundary]
-    relaxed: PatchConvConfig | None = thriftier(config, changes, lambda one: check(problem, one, device))
+    relaxed: PatchConvConfig | None = thriftier(problem, config, device, changes, (check,))
     return relaxed
 
 
@@ -115,7 +115,7 @@ def neighbours(problem: PatchConv, config: PatchConvConfig, device: Device) -> I
     pixels, warps = values.get("pixels", ()), values.get("warps_m", ())
     tiles = [{"pixels": p, "warps_m": m} for p in pixels for m in warps if p % (16 * m) == 0]
     for change in (*single_changes(config, values), *tiles):
-        yield relax(problem, replace(config, **change), device)
+        yield relax(problem, changed(config, change), device)
 
 
 favourites = partial(favourites_of, Space(plan, choices, draw, neighbours, _KIND))

@@ -39,12 +39,12 @@ def _check_device(problem: ConvFirst, config: ClusterConfig, device: Device) -> 
 
 
 def _check_shared(problem: ConvFirst, config: ClusterConfig, device: Device) -> None:
-    kernel = ClusterGeometry(problem, config, device.shared_per_cta_bytes)
+    needed = ClusterGeometry(problem, config, device.shared_per_cta_bytes).shared_bytes
     require(
-        kernel.shared_bytes <= device.shared_per_cta_bytes,
+        needed <= device.shared_per_cta_bytes,
         "shared_memory",
         f"a CTA's shared memory must be at most {device.shared_per_cta_bytes} bytes on {device.name}, but the config "
-        f"needs {kernel.shared_bytes}; use fewer pixels, larger clusters or a larger hidden_split",
+        f"needs {needed}; use fewer pixels, larger clusters or a larger hidden_split",
     )
 
 

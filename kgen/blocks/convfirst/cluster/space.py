@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.cluster.rules import MAX_CLUSTER, check
 from kgen.blocks.convfirst.config import ClusterConfig
 from kgen.blocks.convfirst.problem import ConvFirst
+from kgen.blocks.drawing import thriftier
 from kgen.blocks.layout import ceil_div
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -53,19 +52,13 @@ def draw(values: Choices, rng: random.Random) -> ClusterConfig:
 
 def relax(problem: ConvFirst, config: ClusterConfig, device: Device) -> ClusterConfig | None:
     """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    for change in _thriftier(problem, config, device):
-        config = replace(config, **change)
-        try:
-            check(problem, config, device)
-        except InfeasibleError:
-            continue
-        return config
-    return None
+    changes = _relaxations(problem, config, device)
+    relaxed: ClusterConfig | None = thriftier(problem, config, device, changes, (check,))
+    return relaxed
 
 
-def _thriftier(problem: ConvFirst, config: ClusterConfig, device: Device) -> Iterator[dict[str, Any]]:
+def _relaxations(problem: ConvFirst, config: ClusterConfig, device: Device) -> Iterator[dict[str, Any]]:
     """Steps towards fewer resources of a CTA, taken one after another."""
-    yield {}
     yield {"expand_warps_k": 1, "project_warps_k": 1}
     fragments = ceil_div(config.pixels, 16)
     yield {"warps": fragments * (8 // fragments)}

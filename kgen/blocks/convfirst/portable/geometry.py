@@ -5,12 +5,15 @@ They mirror the constexpr numbers of ``templates/convfirst.cu.j2``, which assert
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kgen.blocks.convfirst.config import PortableConfig
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.layout import CONV_PAIR_BYTES, ceil_div, pitch_bytes
 from kgen.blocks.pointwise import PointwiseGeometry
+
+EXPAND, PROJECT = "convfirst_expand", "convfirst_project"
+"""Symbols of the pointwise kernels."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,22 @@ class MainGeometry:
         halo_row = config.tile_w + (2 if config.tile_w % 8 == 0 else 8)
         conv_slot = ((config.tile_h + 2) * halo_row + 1) * pitch_bytes(config.channel_chunk)
         conv_slot += config.channel_chunk // 16 * CONV_PAIR_BYTES
-        resident = config.weights == "resident"
-        slot = max(conv_slot, 0 if resident or self.conv_only else self.hidden_weight_bytes)
-        total = config.stages * slot + config.pixels * pitch_bytes(self.channels_per_item)
+        streamed = config.weights == "streamed" and not self.conv_only
+        slot = max(conv_slot, self.hidden_weight_bytes if streamed else 0)
+        total = config.stages * slot + self.z_bytes + self.resident_bytes
         if self.hidden_in_shared:
             total += config.pixels * pitch_bytes(config.hidden_chunk)
-        return total + (self.hidden_steps * self.hidden_weight_bytes if resident else 0)
+        return total
+
+    @property
+    def z_bytes(self) -> int:
+        """Of shared memory for what the conv gives of a tile."""
+        return self.config.pixels * pitch_bytes(self.channels_per_item)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of shared memory for weights that stay there."""
+        return self.hidden_steps * self.hidden_weight_bytes if self.config.weights == "resident" else 0
 
     @property
     def accumulators(self) -> int:
@@ -139,6 +152,12 @@ class MainGeometry:
         rows = 4 * self.conv_loads if self.config.conv_reuse == "rows" else 4 * self.m_tiles
         conv = pairs * (20 + 2 * rows + 8 * self.m_tiles) + self.conv_loads + output // 2
         return conv if self.conv_only else max(output + held + chunks + operands, conv)
+
+
+def in_strips(problem: ConvFirst, pixels: int, tile_h: int, tile_w: int, warps_m: int) -> bool:
+    """Whether tiles and images are whole strips, 8 pixels wide, of a warp's rows, which conv_reuse='rows' needs."""
+    rows = 2 * (pixels // (16 * warps_m))
+    return tile_w % 8 == 0 and tile_h % rows == 0 and problem.height % rows == 0 and tile_h * tile_w == pixels
 
 
 def pointwise_kernels(problem: ConvFirst, config: PortableConfig) -> tuple[PointwiseGeometry, ...]:
@@ -157,22 +176,8 @@ def pointwise_kernels(problem: ConvFirst, config: PortableConfig) -> tuple[Point
     sizes = [size for size in tile if size is not None]
     if config.boundary == "fused" or len(sizes) < len(tile):
         return ()
-    channels, hidden = problem.channels, problem.hidden
-    pixels, warps_m, warps_n, warps_k, chunk, stages = sizes
-    project = PointwiseGeometry(
-        "convfirst_project",
-        problem.pixels,
-        hidden,
-        channels,
-        config.out_split,
-        pixels,
-        warps_m,
-        warps_n,
-        warps_k,
-        chunk,
-        stages,
-    )
+    pixels, channels, hidden = problem.pixels, problem.channels, problem.hidden
+    project = PointwiseGeometry(PROJECT, pixels, hidden, channels, config.out_split, *sizes)
     if config.boundary == "split":
         return (project,)
-    expand = replace(project, symbol="convfirst_expand", inputs=channels, channels=hidden, split=config.hidden_split)
-    return (expand, project)
+    return (PointwiseGeometry(EXPAND, pixels, channels, hidden, config.hidden_split, *sizes), project)

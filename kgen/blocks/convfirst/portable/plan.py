@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kgen.blocks.activations import special_operations
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
+from kgen.blocks.convfirst.portable.geometry import PROJECT, MainGeometry, pointwise_kernels
 from kgen.blocks.convfirst.portable.rules import check
 from kgen.blocks.convfirst.problem import GROUP_WIDTH, ConvFirst
 from kgen.blocks.convfirst.stages import conv_stage
@@ -227,7 +227,7 @@ def _pointwise_kernel(
     name = layer.symbol.removeprefix("convfirst_")
     load, matmul = pointwise_stages(name, layer, 2 * problem.pixels * layer.inputs if in_dram else 0)
     outputs = layer.items * layer.pixels * layer.outputs
-    last = layer.symbol == "convfirst_project"
+    last = layer.symbol == PROJECT
     return KernelPlan(
         symbol=layer.symbol,
         stages=(load, matmul, *_pointwise_ends(layer, problem, config, outputs, in_dram, last)),

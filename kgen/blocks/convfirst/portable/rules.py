@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import get_args
 
 from kgen.blocks.activations import Sigmoid
 from kgen.blocks.convfirst import config as options
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.portable.geometry import MainGeometry, pointwise_kernels
+from kgen.blocks.convfirst.portable.geometry import EXPAND, PROJECT, MainGeometry, in_strips, pointwise_kernels
 from kgen.blocks.convfirst.problem import ConvFirst
 from kgen.blocks.convfirst.requirements import storage_matmuls
-from kgen.blocks.pointwise import check_pointwise_resources, check_pointwise_tile
-from kgen.blocks.requirements import Rule, divides, multiple, positive, require
+from kgen.blocks.pointwise import (
+    check_pointwise_chunk,
+    check_pointwise_outputs,
+    check_pointwise_pixels,
+    check_pointwise_resources,
+)
+from kgen.blocks.requirements import Rule, divides, multiple, one_of, positive, require
 from kgen.blocks.resources import check_registers, check_shared, check_threads
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 _CHOICES = {
     "boundary": get_args(options.Boundary),
@@ -24,24 +29,21 @@ _CHOICES = {
     "conv_output": get_args(options.Operand),
     "sigmoid": get_args(Sigmoid),
 }
+_PROJECT_FIELDS = sorted(field.name for field in fields(PortableConfig) if field.name.startswith("project_"))
 
 
 def check(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
     """Raise InfeasibleError for the first rule that the config breaks."""
     _check_values(config)
     _check_split(config)
-    for rule in RULES:
+    for rule in (*SHAPE_RULES, *RESOURCE_RULES):
         rule(problem, config, device)
 
 
 def _check_values(config: PortableConfig) -> None:
     for name, value in config.to_json().items():
         if name in _CHOICES:
-            if value not in _CHOICES[name]:
-                allowed = ", ".join(_CHOICES[name])
-                raise InfeasibleError(
-                    name, f"{name} must be one of {allowed}, but got {name}={value!r}; choose one of them"
-                )
+            one_of(name, value, _CHOICES[name])
         elif value is not None:
             positive(name, value)
     require(
@@ -86,10 +88,7 @@ def _check_reuse(problem: ConvFirst, config: PortableConfig, device: Device) -> 
     if config.conv_reuse == "rows":
         strip = 2 * MainGeometry(problem, config).m_tiles
         require(
-            config.tile_w % 8 == 0
-            and config.tile_h % strip == 0
-            and problem.height % strip == 0
-            and config.tile_h * config.tile_w == config.pixels,
+            in_strips(problem, config.pixels, config.tile_h, config.tile_w, config.warps_m),
             "conv_reuse",
             f"conv_reuse='rows' needs strips of 8 columns x {strip} rows that tile the images: tile_w a multiple of 8, "
             f"tile_h and height multiples of {strip}, and tile_h * tile_w = pixels, but got height={problem.height}, "
@@ -117,9 +116,8 @@ def _check_outputs(problem: ConvFirst, config: PortableConfig, device: Device) -
 
 
 def _check_split(config: PortableConfig) -> None:
-    project = {name: value for name, value in config.to_json().items() if name.startswith("project_")}
     fused = config.boundary == "fused"
-    missing = sorted(name for name, value in project.items() if (value is None) != fused)
+    missing = [name for name in _PROJECT_FIELDS if (getattr(config, name) is None) != fused]
     require(
         not missing,
         "boundary",
@@ -141,9 +139,25 @@ def _check_split(config: PortableConfig) -> None:
         )
 
 
-def _check_project_tile(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
-    for kernel in pointwise_kernels(problem, config):
-        check_pointwise_tile("project_", kernel)
+def _check_project_pixels(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    if config.project_pixels is not None and config.project_warps_m is not None:
+        check_pointwise_pixels("project_", config.project_pixels, config.project_warps_m)
+
+
+def _check_project_chunk(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    chunk, warps_k = config.project_chunk, config.project_warps_k
+    if chunk is not None and warps_k is not None:
+        if config.boundary == "layers":
+            check_pointwise_chunk("project_", chunk, warps_k, problem.channels, EXPAND)
+        check_pointwise_chunk("project_", chunk, warps_k, problem.hidden, PROJECT)
+
+
+def _check_project_outputs(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    if config.project_warps_n is not None:
+        if config.boundary == "layers":
+            hidden = problem.hidden // config.hidden_split
+            check_pointwise_outputs("project_", config.project_warps_n, hidden, EXPAND)
+        check_pointwise_outputs("project_", config.project_warps_n, problem.channels // config.out_split, PROJECT)
 
 
 def _check_project_resources(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
@@ -165,18 +179,36 @@ def _check_shared(problem: ConvFirst, config: PortableConfig, device: Device) ->
     check_shared("", main.warps, main.shared_bytes, config.ctas_per_sm, device)
 
 
-RULES: tuple[Rule, ...] = (
+def _check_z_alone(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    """What the conv gives fits, were there nothing else and but one warp."""
+    check_shared("", 1, MainGeometry(problem, config).z_bytes, config.ctas_per_sm, device)
+
+
+def _check_resident_alone(problem: ConvFirst, config: PortableConfig, device: Device) -> None:
+    """Resident weights fit, were there nothing else."""
+    check_shared("", 1, MainGeometry(problem, config).resident_bytes, 1, device)
+
+
+SHAPE_RULES: tuple[Rule, ...] = (
     _check_matmuls,
     _check_pixels,
     _check_tile,
     _check_reuse,
-    _check_channels,
     _check_hidden,
     _check_outputs,
     _check_threads,
+    _check_project_pixels,
+    _check_project_outputs,
+)
+"""Of how the work is cut up; a step towards fewer resources changes none of the fields that they read."""
+RESOURCE_RULES: tuple[Rule, ...] = (
+    _check_channels,
     _check_shared,
     _check_registers,
-    _check_project_tile,
+    _check_project_chunk,
     _check_project_resources,
 )
+IMPLIED_RULES: tuple[Rule, ...] = (_check_z_alone, _check_resident_alone)
+"""What follows from the others, but takes few fields: it leaves a search fewer combinations to check."""
+RULES = (*SHAPE_RULES, *RESOURCE_RULES, *IMPLIED_RULES)
 """What ties the fields of a config whose values are each legal on their own."""

@@ -7,14 +7,15 @@ from typing import Any
 
 from kgen.blocks.activations import SIGMOIDS
 from kgen.blocks.convfirst.config import PortableConfig
-from kgen.blocks.convfirst.portable.rules import check
+from kgen.blocks.convfirst.portable.geometry import in_strips
+from kgen.blocks.convfirst.portable.rules import RESOURCE_RULES, SHAPE_RULES
 from kgen.blocks.convfirst.problem import ConvFirst
-from kgen.blocks.drawing import Picker, thriftier
+from kgen.blocks.drawing import Picker, obeys, thriftier
 from kgen.devices import Device
 
 _PIXELS = (16, 32, 48, 64, 96, 112, 128, 192, 224, 256, 384, 448, 512)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_RELAXATIONS: tuple[dict[str, Any], ...] = (
+RELAXATIONS: tuple[dict[str, Any], ...] = (
     {"ctas_per_sm": 1},
     {"weights": "streamed"},
     {"conv_output": "shared"},
@@ -126,9 +127,9 @@ def draw(problem: ConvFirst, side: str, values: Choices, rng: random.Random) -> 
     pixels = picker.pick("pixels")
     tile_w = picker.pick("tile_w", lambda w: w <= pixels)
     tile_h = picker.picked["tile_h"] = min(pixels // tile_w, problem.batch * problem.height)
-    m_tiles = pixels // 16 // picker.pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
-    strips = tile_w % 8 == 0 and tile_h % (2 * m_tiles) == 0 and problem.height % (2 * m_tiles) == 0
-    picker.pick("conv_reuse", lambda reuse: reuse == "none" or (strips and tile_h * tile_w == pixels))
+    warps_m = picker.pick("warps_m", lambda w: pixels % (16 * w) == 0 and pixels // w <= 64)
+    strips = in_strips(problem, pixels, tile_h, tile_w, warps_m)
+    picker.pick("conv_reuse", lambda reuse: reuse == "none" or strips)
     out_blocks = (
         problem.channels // 16 // picker.pick("out_split", lambda n: not fused or n == 1 or rng.random() < 0.05)
     )
@@ -145,6 +146,11 @@ def draw(problem: ConvFirst, side: str, values: Choices, rng: random.Random) -> 
 
 
 def relax(problem: ConvFirst, config: PortableConfig, device: Device) -> PortableConfig | None:
-    """The config, or the first of a fixed series of thriftier ones that is feasible, or None."""
-    relaxed: PortableConfig | None = thriftier(config, _RELAXATIONS, lambda one: check(problem, one, device))
+    """The config, or the first of a fixed series of thriftier ones that is feasible, or None.
+
+    The config's values are each legal on their own.
+    """
+    if not obeys(problem, config, device, SHAPE_RULES):
+        return None
+    relaxed: PortableConfig | None = thriftier(problem, config, device, RELAXATIONS, RESOURCE_RULES)
     return relaxed

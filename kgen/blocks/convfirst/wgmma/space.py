@@ -14,9 +14,9 @@ from kgen.blocks.convfirst.wgmma.rules import (
     WARPGROUP_PIXELS,
     check,
 )
+from kgen.blocks.drawing import obeys
 from kgen.blocks.pointwise_wgmma import ARCH, CLUSTERS, CORE_BLOCK, MAX_COLUMNS
 from kgen.devices import Device
-from kgen.errors import InfeasibleError
 
 Choices = dict[str, tuple[Any, ...]]
 
@@ -72,11 +72,7 @@ def draw(side: str, values: Choices, rng: random.Random) -> WgmmaConfig:
 
 def relax(problem: ConvFirst, config: WgmmaConfig, device: Device) -> WgmmaConfig | None:
     """The config if it is feasible, else None."""
-    try:
-        check(problem, config, device)
-    except InfeasibleError:
-        return None
-    return config
+    return config if obeys(problem, config, device, (check,)) else None
 
 
 def _fused_choices(problem: ConvFirst) -> Choices:
