@@ -53,8 +53,9 @@ class Helpers:
 
     def _watch(self, process: BaseProcess) -> None:
         process.join()
-        if process.exitcode not in (0, FAILED, -signal.SIGTERM):  # the last: ended before it began
-            self._study.free_of(process.pid)
+        died = process.exitcode not in (0, FAILED, -signal.SIGTERM)  # the last: ended before it began
+        self._study.free_of(process.pid, died=died)  # one that is told to end may do so while it asks for a trial
+        if died:
             warnings.warn(f"one GPU's search ended with exit code {process.exitcode}; the others go on", stacklevel=1)
 
 

@@ -65,11 +65,11 @@ class SharedStudy(optuna.Study):
         for trial in self._running():
             self._free(trial, died=True)
 
-    def free_of(self, process: int | None) -> None:
-        """End the running trials of a process of this machine that died."""
+    def free_of(self, process: int | None, *, died: bool) -> None:
+        """End the running trials of a process of this machine that ended, or ``died``."""
         for trial in self._running():
             if trial.user_attrs.get(PROCESS) == process:
-                self._free(trial, died=True)
+                self._free(trial, died=died)
 
     def _running(self) -> list[FrozenTrial]:
         return self.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
