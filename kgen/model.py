@@ -24,8 +24,8 @@ _GPC_SMS = 17
 class Constants:
     """What the model cannot know of a GPU without measurements; rates are of an SM and a clock.
 
-    The defaults are fitted to recorded spaces of an H200 by ``benchmarks/model_quality.py``, together, so that one may
-    make up for another.
+    The defaults are fitted to twelve recorded spaces of an H200, nine of which are in ``benchmarks/spaces``, by
+    ``benchmarks/model_quality.py``: together, so that one may make up for another.
     """
 
     mma_share: float = 0.48
