@@ -87,20 +87,19 @@ class Measured:
 
 def fit(spaces: Sequence[Measured]) -> Constants:
     """The constants with the least error of log2 of the latency; slow configs weigh less, and outliers little."""
-    start = _GUESS
     names = [field.name for field in fields(Constants) if field.name != _FIXED]
     parts = [space.fastest(_PER_SPACE) for space in spaces]
 
     def constants(logs: Vector) -> Constants:
         factors = dict(zip(names, np.exp2(logs).tolist(), strict=True))
-        return replace(start, **{name: getattr(start, name) * factor for name, factor in factors.items()})
+        return replace(_GUESS, **{name: getattr(_GUESS, name) * factor for name, factor in factors.items()})
 
     def errors(logs: Vector) -> Vector:
         known = constants(logs)
         return np.concatenate([_weighted_errors(part, known) for part in parts])
 
     limits = np.log2([_SURE if name in _RATES else _UNSURE for name in names])
-    whole = [-np.log2(getattr(start, name)) if name in _SHARES else np.inf for name in names]
+    whole = [-np.log2(getattr(_GUESS, name)) if name in _SHARES else np.inf for name in names]
     solved = least_squares(
         errors,
         np.zeros(len(names)),
